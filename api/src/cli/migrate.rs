@@ -1,0 +1,42 @@
+//! `ektola migrate`: brings the database up to date.
+
+use infrastructure::postgres;
+use serde::Serialize;
+
+use super::context::Context;
+use super::error::Failure;
+use super::installation::Server;
+use super::schema::SchemaState;
+
+#[derive(Serialize)]
+struct Answer {
+    /// How many migrations were applied now.
+    applied: usize,
+    /// How many there are.
+    migrations: usize,
+}
+
+pub async fn run(context: &Context) -> anyhow::Result<()> {
+    let answer = context.on_server(async |server: &Server| migrate(server).await).await?;
+    context.out.answer(&answer, |_| match answer.applied {
+        0 => format!("The database is current: {} migrations.", answer.migrations),
+        applied => format!("Applied {applied} of {} migrations; the database is current.", answer.migrations),
+    })
+}
+
+async fn migrate(server: &Server) -> anyhow::Result<Answer> {
+    let before = SchemaState::read(&mut server.connect().await?).await?;
+    let applied = match before {
+        SchemaState::Current { .. } => 0,
+        SchemaState::Missing { migrations } => migrations,
+        SchemaState::Newer { .. } | SchemaState::Changed { .. } => {
+            before.check("")?;
+            0
+        }
+    };
+    postgres::migrate(&server.url).await?;
+    match SchemaState::read(&mut server.connect().await?).await? {
+        SchemaState::Current { migrations } => Ok(Answer { applied, migrations }),
+        _ => Err(Failure::new("the database is not current after its migrations").into()),
+    }
+}

@@ -1,0 +1,134 @@
+//! `ektola sandbox`: the stand-in for WhatsApp as a process of its own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::pin;
+
+use chrono::{DateTime, Utc};
+use infrastructure::clock::Clock;
+use infrastructure::senders::Secret;
+use tokio_util::sync::CancellationToken;
+
+use super::context::{Context, secret_argument, variable};
+use super::error::UsageError;
+use crate::sandbox::{self, Outcomes, SandboxConfig};
+use crate::{config, shutdown};
+
+const SECRET_VARIABLE: &str = "EKTOLA_SANDBOX_APP_SECRET";
+
+#[derive(Debug, clap::Args)]
+pub struct SandboxArgs {
+    /// Where it serves the API of WhatsApp; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Where it posts statuses, such as http://127.0.0.1:8000/webhooks/whatsapp.
+    #[arg(long, value_name = "URL")]
+    webhook_url: String,
+    /// Signs the webhooks; arguments show in process lists, so rather use [env: EKTOLA_SANDBOX_APP_SECRET].
+    #[arg(long, value_name = "SECRET", value_parser = secret_argument)]
+    app_secret: Option<Secret>,
+    /// The file with one JSON line per accepted call; on the same file it goes on where it was.
+    #[arg(long, value_name = "FILE")]
+    ledger: PathBuf,
+    /// Time to answer a call, in milliseconds [default: the configuration's sandbox.latency_ms].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=60_000))]
+    latency_ms: Option<u64>,
+    /// Time between two statuses of a message, in milliseconds [default: sandbox.status_gap_ms].
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=600_000))]
+    status_gap_ms: Option<u64>,
+    /// Most statuses in one webhook, 1 to 1000 [default: sandbox.webhook_batch_max].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    webhook_batch_max: Option<u16>,
+    /// Feeds the ids that it makes up, so that they can be repeated.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Every message is delivered and read; otherwise the last two digits of the number decide.
+    #[arg(long)]
+    all_read: bool,
+    /// The WhatsApp Business Account that webhooks name.
+    #[arg(long, value_name = "ID")]
+    waba_id: Option<String>,
+    /// Starts its clock at this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    clock: Option<DateTime<Utc>>,
+}
+
+pub async fn run(args: SandboxArgs, context: &Context) -> anyhow::Result<()> {
+    let clock = args.clock.map_or_else(Clock::system, Clock::starting_at);
+    let secret = args.app_secret.clone().or_else(|| variable(SECRET_VARIABLE).map(Secret::new));
+    let secret = secret.ok_or_else(|| {
+        UsageError::new("the sandbox needs a secret to sign webhooks").next(format!("set {SECRET_VARIABLE}"))
+    })?;
+    let config = config_of(args, &secret, &context.load_config()?.sandbox);
+    let shutdown = CancellationToken::new();
+    // It counts from here on: whoever reads that the sandbox is ready may ask it to end at once.
+    let mut requested = pin!(shutdown::requested());
+    let sandbox = tokio::select! {
+        biased;
+        () = &mut requested => return Ok(()),
+        started = sandbox::start(config, clock, shutdown.clone()) => started?,
+    };
+    context.out.line(&format!("sandbox ready http://{}", sandbox.address));
+    requested.await;
+    shutdown.cancel();
+    sandbox.stopped().await;
+    Ok(())
+}
+
+fn config_of(args: SandboxArgs, secret: &Secret, defaults: &config::SandboxConfig) -> SandboxConfig {
+    let mut config = SandboxConfig::new(args.listen, args.webhook_url, secret.expose().to_owned(), args.ledger);
+    config.latency_ms = args.latency_ms.unwrap_or(defaults.latency_ms);
+    config.status_gap_ms = args.status_gap_ms.unwrap_or(defaults.status_gap_ms);
+    config.webhook_batch_max = args.webhook_batch_max.map_or(defaults.webhook_batch_max, usize::from);
+    config.seed = args.seed;
+    if args.all_read {
+        config.outcomes = Outcomes::AllRead;
+    }
+    if let Some(waba_id) = args.waba_id {
+        config.waba_id = waba_id;
+    }
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[derive(Debug, Parser)]
+    struct Running {
+        #[command(flatten)]
+        args: SandboxArgs,
+    }
+
+    const NEEDED: [&str; 3] = ["sandbox", "--webhook-url=http://127.0.0.1:1/w", "--ledger=l.jsonl"];
+
+    fn parsed(arguments: &[&str]) -> SandboxArgs {
+        Running::try_parse_from([&NEEDED, arguments].concat()).unwrap().args
+    }
+
+    #[test]
+    fn the_secret_is_not_in_the_debug_text() {
+        let args = parsed(&["--app-secret=hush-hush"]);
+        assert_eq!(args.app_secret.as_ref().unwrap().expose(), "hush-hush");
+        assert!(!format!("{args:?}").contains("hush-hush"));
+    }
+
+    #[test]
+    fn the_configuration_holds_where_no_argument_does() {
+        let defaults = Config::default().sandbox;
+        let plain = config_of(parsed(&[]), &Secret::new("s"), &defaults);
+        assert_eq!(plain.latency_ms, defaults.latency_ms);
+        assert_eq!(plain.status_gap_ms, defaults.status_gap_ms);
+        assert_eq!(plain.webhook_batch_max, defaults.webhook_batch_max);
+        assert_eq!(plain.outcomes, Outcomes::ByNumber);
+
+        let arguments =
+            ["--latency-ms=0", "--status-gap-ms=7", "--webhook-batch-max=1", "--seed=3", "--all-read", "--waba-id=9"];
+        let chosen = config_of(parsed(&arguments), &Secret::new("s"), &defaults);
+        assert_eq!((chosen.latency_ms, chosen.status_gap_ms, chosen.webhook_batch_max), (0, 7, 1));
+        assert_eq!((chosen.seed, chosen.outcomes, chosen.waba_id.as_str()), (3, Outcomes::AllRead, "9"));
+    }
+}

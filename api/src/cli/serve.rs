@@ -1,0 +1,63 @@
+//! `ektola serve`: the engine on a database, and a broker, that somebody else runs.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Args;
+use infrastructure::clock::Clock;
+use tokio::net::TcpListener;
+
+use super::context::Context;
+use crate::app::{App, AppOptions, QueueChoice, Role};
+use crate::shutdown;
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// What this process does; all of it by default.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    roles: Vec<Role>,
+    /// Where HTTP is served (roles api and webhooks).
+    #[arg(long, default_value = "127.0.0.1:8000", env = "EKTOLA_LISTEN")]
+    listen: SocketAddr,
+    /// The Postgres database, whose owner the login role must be.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    database_url: String,
+    /// The RabbitMQ broker; without it the dispatch queue is kept in Postgres.
+    #[arg(long, env = "AMQP_URL", hide_env_values = true)]
+    amqp_url: Option<String>,
+}
+
+pub async fn run(args: ServeArgs, context: &Context) -> anyhow::Result<()> {
+    let config = Arc::new(context.load_config()?);
+    let roles: BTreeSet<Role> = if args.roles.is_empty() { Role::all() } else { args.roles.into_iter().collect() };
+    let listener = if roles.contains(&Role::Api) || roles.contains(&Role::Webhooks) {
+        Some(TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?)
+    } else {
+        None
+    };
+    std::fs::create_dir_all(&context.data)
+        .with_context(|| format!("the data folder {} cannot be made", context.data.display()))?;
+    let app = App::start(AppOptions {
+        database_url: args.database_url,
+        queue: args
+            .amqp_url
+            .filter(|url| !url.is_empty())
+            .map_or(QueueChoice::Postgres, |url| QueueChoice::Rabbitmq { url }),
+        clock: Clock::system(),
+        config,
+        data: context.data.clone(),
+        roles,
+        listener,
+    })
+    .await?;
+    super::dev::add_sender_from_environment(&app.pool, &Clock::system(), None).await?;
+    match app.address {
+        Some(address) => context.out.line(&format!("ready http://{address}")),
+        None => context.out.line("ready"),
+    }
+    shutdown::requested().await;
+    app.stop().await;
+    Ok(())
+}

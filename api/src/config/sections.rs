@@ -1,0 +1,260 @@
+//! The configuration as the engine uses it. What each value means to an operator stands in `defaults.toml`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Limits of the HTTP interface.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Largest JSON body of a request, in bytes.
+    pub body_max_bytes: usize,
+    /// Largest file of a contact upload, in bytes.
+    pub upload_max_bytes: usize,
+    /// Largest body of a webhook, in bytes.
+    pub webhook_body_max_bytes: usize,
+    /// Items on one page of a list if the request does not say.
+    pub list_limit_default: u32,
+    /// Most items that a request may ask for on one page.
+    pub list_limit_max: u32,
+    /// Time after which a request is given up, in seconds.
+    pub request_timeout_s: u64,
+}
+
+impl HttpConfig {
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(self.request_timeout_s)
+    }
+}
+
+/// The connection to Postgres.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseConfig {
+    /// Most connections of one process.
+    pub connections_max: u32,
+}
+
+/// Reading the log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsConfig {
+    /// Time between two looks at the high-water mark while events arrive, in milliseconds.
+    pub mark_poll_busy_ms: u64,
+    /// Time between two looks at the high-water mark while nothing happens, in milliseconds.
+    pub mark_poll_idle_ms: u64,
+    /// Time for which the mark may stand still before a warning, in milliseconds.
+    pub mark_stall_warning_ms: u64,
+    /// Most events that one read fetches.
+    pub feed_batch_max: u32,
+    /// Most events kept decoded for the subscriptions of a process.
+    pub feed_ring_max: usize,
+}
+
+impl EventsConfig {
+    pub fn mark_poll_busy(&self) -> Duration {
+        Duration::from_millis(self.mark_poll_busy_ms)
+    }
+
+    pub fn mark_poll_idle(&self) -> Duration {
+        Duration::from_millis(self.mark_poll_idle_ms)
+    }
+
+    pub fn mark_stall_warning(&self) -> Duration {
+        Duration::from_millis(self.mark_stall_warning_ms)
+    }
+}
+
+/// Group commit of the message and consent stores.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessagesConfig {
+    /// Most commands that one commit gathers.
+    pub batch_max: usize,
+    /// Time to wait for more commands after the first, in milliseconds.
+    pub batch_wait_ms: u64,
+    /// How often a command is tried again after a conflict.
+    pub conflict_retries_max: u32,
+    /// Batches that may be under way at once.
+    pub writers: usize,
+}
+
+impl MessagesConfig {
+    pub fn batch_wait(&self) -> Duration {
+        Duration::from_millis(self.batch_wait_ms)
+    }
+}
+
+/// Timers and recurrence.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchedulerConfig {
+    /// Time between two looks for due timers, in milliseconds.
+    pub poll_ms: u64,
+}
+
+impl SchedulerConfig {
+    pub fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms)
+    }
+}
+
+/// Turning the contacts of a run into messages.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FanOutConfig {
+    /// Contacts of one step.
+    pub page_size: u32,
+    /// Time for which a process owns the fan-out of a run without renewing, in seconds.
+    pub lease_s: u64,
+}
+
+impl FanOutConfig {
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_s)
+    }
+}
+
+/// Moving messages from the ready list to the dispatch queue.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeederConfig {
+    /// Time between two looks at the ready list, in milliseconds.
+    pub poll_ms: u64,
+    /// Seconds of a sender's permitted rate that lie in the queue at once.
+    pub outstanding_s: u64,
+    /// Time after which a message that nobody claimed is published again, in seconds.
+    pub republish_after_s: u64,
+}
+
+impl FeederConfig {
+    pub fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms)
+    }
+
+    pub fn outstanding(&self) -> Duration {
+        Duration::from_secs(self.outstanding_s)
+    }
+
+    pub fn republish_after(&self) -> Duration {
+        Duration::from_secs(self.republish_after_s)
+    }
+}
+
+/// Claiming messages and calling WhatsApp.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DispatchConfig {
+    /// Time after which a call is given up and its outcome is unknown, in seconds.
+    pub call_timeout_s: u64,
+    /// Time after which connecting is given up, in seconds.
+    pub connect_timeout_s: u64,
+    /// Most messages that one commit claims.
+    pub claim_batch_max: u32,
+    /// Deadline of a claim, in seconds: the call must start before it.
+    pub claim_ttl_s: u64,
+    /// Time beyond deadline and call time-out after which an open claim becomes unknown, in seconds.
+    pub sweep_margin_s: u64,
+    /// Most calls that may be under way at once.
+    pub concurrency_max: usize,
+    /// Time for which a process owns a sender without renewing, in seconds.
+    pub lease_ttl_s: u64,
+    /// Most attempts to send one message.
+    pub attempts_max: u32,
+    /// Version of the Graph API, such as `v25.0`.
+    pub api_version: String,
+    /// Time after which an unknown outcome is called unconfirmed, in hours.
+    pub unconfirmed_after_h: u64,
+}
+
+impl DispatchConfig {
+    pub fn call_timeout(&self) -> Duration {
+        Duration::from_secs(self.call_timeout_s)
+    }
+
+    pub fn connect_timeout(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout_s)
+    }
+
+    pub fn claim_ttl(&self) -> Duration {
+        Duration::from_secs(self.claim_ttl_s)
+    }
+
+    pub fn sweep_margin(&self) -> Duration {
+        Duration::from_secs(self.sweep_margin_s)
+    }
+
+    pub fn lease_ttl(&self) -> Duration {
+        Duration::from_secs(self.lease_ttl_s)
+    }
+
+    pub fn unconfirmed_after(&self) -> Duration {
+        Duration::from_secs(self.unconfirmed_after_h * 60 * 60)
+    }
+}
+
+/// Interpreting stored webhooks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WebhooksConfig {
+    /// Most stored webhooks of one step.
+    pub interpret_batch_max: u32,
+    /// Time between two looks for webhooks to interpret, in milliseconds.
+    pub interpret_poll_ms: u64,
+    /// Attempts before a webhook is parked.
+    pub interpret_attempts_max: u32,
+}
+
+impl WebhooksConfig {
+    pub fn interpret_poll(&self) -> Duration {
+        Duration::from_millis(self.interpret_poll_ms)
+    }
+}
+
+/// Keeping the read models up to date.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectionsConfig {
+    /// Most events that a projection applies in one transaction.
+    pub batch_max: u32,
+}
+
+/// The stand-in for WhatsApp.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxConfig {
+    /// Time to answer a call, in milliseconds.
+    pub latency_ms: u64,
+    /// Time between two statuses of one message, in milliseconds.
+    pub status_gap_ms: u64,
+    /// Most statuses in one webhook.
+    pub webhook_batch_max: usize,
+}
+
+impl SandboxConfig {
+    pub fn latency(&self) -> Duration {
+        Duration::from_millis(self.latency_ms)
+    }
+
+    pub fn status_gap(&self) -> Duration {
+        Duration::from_millis(self.status_gap_ms)
+    }
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// A level, or levels by module, in the syntax of `tracing`'s environment filter.
+    pub filter: String,
+    /// One line for people, or one JSON object for machines.
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}

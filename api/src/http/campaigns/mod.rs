@@ -1,0 +1,136 @@
+//! Campaigns: created, shown, and commanded.
+
+mod commands;
+mod create;
+mod document;
+mod setup;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use domain::campaign::{Campaign, CampaignError, CampaignStatus};
+use domain::ids::{CampaignId, RunId};
+use infrastructure::event_store::{CommandError, Committed};
+use projections::{campaigns, runs};
+use uuid::Uuid;
+
+pub(super) use self::commands::{
+    __path_activate, __path_cancel, __path_pause, __path_resume, __path_trigger, activate, cancel, pause, resume,
+    trigger,
+};
+pub(super) use self::create::{__path_create, create};
+use self::document::{CampaignAnswer, CampaignDocument};
+use super::auth::Caller;
+use super::pages::{Page, PageRequest};
+use super::path::IdPath;
+use super::problem::{Answer, Problem, of_store};
+use super::runs::RunDocument;
+use super::state::ApiState;
+
+/// Lists the campaigns, oldest first.
+#[utoipa::path(
+    get,
+    path = "/v1/campaigns",
+    tag = "campaigns",
+    operation_id = "list_campaigns",
+    params(("cursor" = Option<String>, Query), ("limit" = Option<u32>, Query)),
+    responses((status = 200, body = Page<CampaignDocument>))
+)]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    uri: Uri,
+) -> Answer<Json<Page<CampaignDocument>>> {
+    let page = PageRequest::only(&uri, &state.config.http)?;
+    let cursor = page.cursor.map(CampaignId);
+    let found = campaigns::read::list(&state.pool, caller.tenant.id, cursor, page.wanted(), state.clock.now()).await?;
+    Ok(Json(Page::of(found, page.limit, |row| row.id.to_string(), CampaignDocument::from)))
+}
+
+/// Shows a campaign with its next occurrences.
+#[utoipa::path(
+    get,
+    path = "/v1/campaigns/{id}",
+    tag = "campaigns",
+    operation_id = "get_campaign",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = CampaignDocument))
+)]
+pub(super) async fn get(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+) -> Answer<Json<CampaignDocument>> {
+    let found = find(&state, &caller, id).await?.ok_or_else(|| Problem::not_found("campaign"))?;
+    Ok(Json(found))
+}
+
+/// Lists the runs of a campaign.
+#[utoipa::path(
+    get,
+    path = "/v1/campaigns/{id}/runs",
+    tag = "campaigns",
+    operation_id = "list_runs_of_campaign",
+    params(("id" = Uuid, Path), ("cursor" = Option<String>, Query), ("limit" = Option<u32>, Query)),
+    responses((status = 200, body = Page<RunDocument>))
+)]
+pub(super) async fn list_runs(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+    uri: Uri,
+) -> Answer<Json<Page<RunDocument>>> {
+    let page = PageRequest::only(&uri, &state.config.http)?;
+    if find(&state, &caller, id).await?.is_none() {
+        return Err(Problem::not_found("campaign"));
+    }
+    let (tenant, campaign, cursor) = (caller.tenant.id, CampaignId(id), page.cursor.map(RunId));
+    let found = runs::read::list_of_campaign(&state.pool, tenant, campaign, cursor, page.wanted()).await?;
+    Ok(Json(Page::of(found, page.limit, |row| row.id.to_string(), RunDocument::from)))
+}
+
+async fn find(state: &ApiState, caller: &Caller, id: Uuid) -> Result<Option<CampaignDocument>, sqlx::Error> {
+    let found = campaigns::read::find(&state.pool, caller.tenant.id, CampaignId(id), state.clock.now()).await?;
+    Ok(found.map(CampaignDocument::from))
+}
+
+/// The campaign after a command, at the position that the command reached.
+async fn answer(
+    state: &ApiState,
+    caller: &Caller,
+    id: Uuid,
+    committed: &Committed<Campaign>,
+) -> Answer<CampaignAnswer> {
+    let position = state.reached(id, committed).await?;
+    let status = committed.state.status().map_or("", |status| status.name());
+    Ok(match find(state, caller, id).await? {
+        Some(shown) if shown.position >= position => CampaignAnswer::Shown(Box::new(shown)),
+        // The read model is behind: what the command knows is newer.
+        Some(mut shown) => {
+            shown.status = status;
+            shown.position = position;
+            CampaignAnswer::Shown(Box::new(shown))
+        }
+        None => {
+            let name = committed.state.definition().map_or_else(String::new, |definition| definition.name.clone());
+            CampaignAnswer::Known { id, name, status, position }
+        }
+    })
+}
+
+/// What the campaign or the event store answered to a command that is called `verb`.
+fn refused(verb: &str, error: &CommandError<CampaignError>) -> Problem {
+    match error {
+        CommandError::Refused(CampaignError::NotFound) => Problem::not_found("campaign"),
+        CommandError::Refused(CampaignError::NotAllowed { status }) => {
+            let way_out = match status {
+                CampaignStatus::Draft => " Activate it first.",
+                CampaignStatus::Paused => " Resume it.",
+                CampaignStatus::Active | CampaignStatus::Completed | CampaignStatus::Cancelled => "",
+            };
+            Problem::conflict(format!("A campaign that is {} cannot be {verb}.{way_out}", status.name()))
+        }
+        CommandError::Refused(error @ CampaignError::RevisionMoved { .. }) => Problem::conflict(error.to_string()),
+        error => of_store(error),
+    }
+}

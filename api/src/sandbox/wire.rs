@@ -1,0 +1,377 @@
+//! The Graph API's side of the wire: the call that sends a template, its answer, and the error envelope.
+
+use std::borrow::Cow;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Meta's limit for `biz_opaque_callback_data`, in characters.
+const CALLBACK_CHARS_MAX: usize = 512;
+/// E.164 allows 15 digits; shorter than 7 is no subscriber's number anywhere.
+const RECIPIENT_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
+
+/// A refusal, before it gets its trace id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct GraphError {
+    pub(super) status: StatusCode,
+    pub(super) code: u32,
+    kind: &'static str,
+    message: &'static str,
+    details: Option<&'static str>,
+}
+
+impl GraphError {
+    const fn new(status: StatusCode, code: u32, message: &'static str, details: Option<&'static str>) -> Self {
+        Self { status, code, kind: "OAuthException", message, details }
+    }
+
+    pub(super) const fn token() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, 190, "Invalid OAuth access token - Cannot parse access token", None)
+    }
+
+    pub(super) const fn unknown_path() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, 2500, "Unknown path components", None)
+    }
+
+    pub(super) const fn unknown_object() -> Self {
+        let message = "Unsupported request. Object with this ID does not exist, cannot be loaded due to missing \
+                       permissions, or does not support this operation";
+        Self { kind: "GraphMethodException", ..Self::new(StatusCode::BAD_REQUEST, 100, message, None) }
+    }
+
+    pub(super) const fn invalid(details: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, 100, "(#100) Invalid parameter", Some(details))
+    }
+
+    pub(super) const fn too_large() -> Self {
+        Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..Self::invalid("The request body is over 1 MiB.") }
+    }
+
+    pub(super) const fn internal() -> Self {
+        let details = Some("The sandbox could not write its ledger.");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, 131_000, "(#131000) Something went wrong", details)
+    }
+
+    const fn missing(details: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, 131_008, "(#131008) Required parameter is missing", Some(details))
+    }
+
+    const fn value(details: &'static str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, 131_009, "(#131009) Parameter value is not valid", Some(details))
+    }
+
+    const fn message_type() -> Self {
+        let details = Some("The sandbox accepts messages of type template only.");
+        Self::new(StatusCode::BAD_REQUEST, 131_051, "(#131051) Unsupported message type", details)
+    }
+
+    const fn variable(details: &'static str) -> Self {
+        let message = "(#132018) The template's parameters have an issue";
+        Self::new(StatusCode::BAD_REQUEST, 132_018, message, Some(details))
+    }
+
+    /// The envelope that every refusal comes in.
+    pub(super) fn into_response(self, fbtrace_id: &str) -> Response {
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            error: Body<'a>,
+        }
+        #[derive(Serialize)]
+        struct Body<'a> {
+            message: &'a str,
+            r#type: &'a str,
+            code: u32,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error_data: Option<Data<'a>>,
+            fbtrace_id: &'a str,
+        }
+        #[derive(Serialize)]
+        struct Data<'a> {
+            messaging_product: &'a str,
+            details: &'a str,
+        }
+        let error_data = self.details.map(|details| Data { messaging_product: "whatsapp", details });
+        let error = Body { message: self.message, r#type: self.kind, code: self.code, error_data, fbtrace_id };
+        (self.status, Json(Envelope { error })).into_response()
+    }
+}
+
+/// The body of a send, as far as the sandbox reads it.
+#[derive(Debug, Deserialize)]
+pub(super) struct SendBody<'a> {
+    #[serde(borrow)]
+    messaging_product: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    to: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    r#type: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    template: Option<Template<'a>>,
+    #[serde(borrow)]
+    biz_opaque_callback_data: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Template<'a> {
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    language: Option<Language<'a>>,
+    components: Option<Vec<Component>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Language<'a> {
+    #[serde(borrow)]
+    code: Option<Cow<'a, str>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Component {
+    parameters: Option<Vec<Parameter>>,
+    cards: Option<Vec<Card>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Card {
+    components: Option<Vec<Component>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Parameter {
+    r#type: Option<String>,
+    text: Option<String>,
+}
+
+/// A send that WhatsApp would accept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Send<'a> {
+    /// The recipient as the caller wrote it.
+    pub(super) to: Cow<'a, str>,
+    /// The recipient as WhatsApp calls it: digits only.
+    pub(super) wa_id: String,
+    pub(super) template: Cow<'a, str>,
+    pub(super) callback: Option<Cow<'a, str>>,
+}
+
+impl<'a> Send<'a> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, GraphError> {
+        let body: SendBody<'a> = serde_json::from_slice(body)
+            .map_err(|_| GraphError::invalid("The request body is not a JSON object of the documented shape."))?;
+        if body.messaging_product.as_deref() != Some("whatsapp") {
+            return Err(GraphError::invalid("The parameter messaging_product must be whatsapp."));
+        }
+        let to = filled(body.to).ok_or(GraphError::missing("The parameter to is required."))?;
+        let wa_id = digits_of(&to);
+        let written_as_number = to.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '(' | ')' | ' '));
+        if !written_as_number || !RECIPIENT_DIGITS.contains(&wa_id.len()) {
+            return Err(GraphError::value("The parameter to is not a phone number."));
+        }
+        if body.r#type.as_deref() != Some("template") {
+            return Err(GraphError::message_type());
+        }
+        let template = body.template.ok_or(GraphError::missing("The parameter template is required."))?;
+        let name = filled(template.name).ok_or(GraphError::missing("The parameter template.name is required."))?;
+        filled(template.language.and_then(|language| language.code))
+            .ok_or(GraphError::missing("The parameter template.language.code is required."))?;
+        check_components(template.components.as_deref().unwrap_or_default())?;
+        let callback = body.biz_opaque_callback_data;
+        if callback.as_ref().is_some_and(|callback| callback.chars().count() > CALLBACK_CHARS_MAX) {
+            return Err(GraphError::value("The parameter biz_opaque_callback_data is longer than 512 characters."));
+        }
+        Ok(Self { to, wa_id, template: name, callback })
+    }
+}
+
+fn filled(text: Option<Cow<'_, str>>) -> Option<Cow<'_, str>> {
+    text.filter(|text| !text.is_empty())
+}
+
+// The JSON parser's own depth limit bounds the nesting of cards.
+fn check_components(components: &[Component]) -> Result<(), GraphError> {
+    for component in components {
+        for parameter in component.parameters.as_deref().unwrap_or_default() {
+            if parameter.r#type.as_deref() == Some("text") {
+                check_variable(parameter.text.as_deref())?;
+            }
+        }
+        for card in component.cards.as_deref().unwrap_or_default() {
+            check_components(card.components.as_deref().unwrap_or_default())?;
+        }
+    }
+    Ok(())
+}
+
+fn check_variable(text: Option<&str>) -> Result<(), GraphError> {
+    let text = text.ok_or(GraphError::missing("A parameter of type text has no text."))?;
+    if text.trim().is_empty() {
+        return Err(GraphError::variable("Parameter of type text is empty."));
+    }
+    if text.contains(['\n', '\r', '\t']) || text.contains("     ") {
+        let details = "Param text cannot have new-line/tab characters or more than 4 consecutive spaces";
+        return Err(GraphError::variable(details));
+    }
+    Ok(())
+}
+
+pub(super) fn digits_of(number: &str) -> String {
+    number.chars().filter(char::is_ascii_digit).collect()
+}
+
+/// The answer to an accepted send.
+#[derive(Debug, Serialize)]
+pub(super) struct Accepted<'a> {
+    messaging_product: &'static str,
+    contacts: [AcceptedContact<'a>; 1],
+    messages: [AcceptedMessage<'a>; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct AcceptedContact<'a> {
+    input: &'a str,
+    wa_id: &'a str,
+}
+
+#[derive(Debug, Serialize)]
+struct AcceptedMessage<'a> {
+    id: &'a str,
+    message_status: &'static str,
+}
+
+impl<'a> Accepted<'a> {
+    pub(super) fn new(send: &'a Send<'_>, wamid: &'a str) -> Self {
+        Self {
+            messaging_product: "whatsapp",
+            contacts: [AcceptedContact { input: &send.to, wa_id: &send.wa_id }],
+            messages: [AcceptedMessage { id: wamid, message_status: "accepted" }],
+        }
+    }
+}
+
+/// The fields of a number that a caller may ask for.
+#[derive(Debug, Serialize)]
+pub(super) struct NumberFields {
+    id: String,
+    display_phone_number: &'static str,
+    verified_name: &'static str,
+    code_verification_status: &'static str,
+    quality_rating: &'static str,
+    platform_type: &'static str,
+}
+
+impl NumberFields {
+    pub(super) fn new(id: String) -> Self {
+        Self {
+            id,
+            display_phone_number: "+1 555-555-0100",
+            verified_name: "Sandbox",
+            code_verification_status: "VERIFIED",
+            quality_rating: "GREEN",
+            platform_type: "CLOUD_API",
+        }
+    }
+}
+
+/// Makes up ids. Nothing that the same ledger made up before comes again: `ordinal` differs from call to call and
+/// `at_us`, the time, from one run of the sandbox to the next.
+pub(super) fn random_bytes(seed: u64, ordinal: u64, at_us: i64) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(seed.to_be_bytes());
+    hash.update(ordinal.to_be_bytes());
+    hash.update(at_us.to_be_bytes());
+    hash.finalize().into()
+}
+
+/// An id laid out as the real ones are: the recipient's digits and 18 hexadecimal ones, with their lengths, in base64.
+pub(super) fn wamid(wa_id: &str, random: &[u8; 32]) -> String {
+    let mut bytes = vec![0x1c, 0x18, u8::try_from(wa_id.len()).unwrap_or(u8::MAX)];
+    bytes.extend_from_slice(wa_id.as_bytes());
+    bytes.extend_from_slice(&[0x15, 0x02, 0x00, 0x11, 0x18, 18]);
+    for byte in &random[..9] {
+        bytes.extend_from_slice(format!("{byte:02X}").as_bytes());
+    }
+    bytes.push(0);
+    format!("wamid.{}", STANDARD.encode(bytes))
+}
+
+pub(super) fn fbtrace_id(random: &[u8; 32]) -> String {
+    format!("A{}", URL_SAFE_NO_PAD.encode(&random[..16]))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn valid() -> Value {
+        json!({
+            "messaging_product": "whatsapp", "recipient_type": "individual", "to": "+91 (98123) 45678",
+            "type": "template", "biz_opaque_callback_data": "m1",
+            "template": {
+                "name": "greeting", "language": {"code": "en"},
+                "components": [{"type": "body", "parameters": [{"type": "text", "text": "Asha    Rao"}]}],
+            },
+        })
+    }
+
+    fn refusal(body: &Value) -> u32 {
+        Send::parse(body.to_string().as_bytes()).expect_err("it is refused").code
+    }
+
+    #[test]
+    fn a_valid_send_is_read() {
+        let body = valid().to_string();
+        let send = Send::parse(body.as_bytes()).unwrap();
+        assert_eq!((&*send.to, &*send.wa_id), ("+91 (98123) 45678", "919812345678"));
+        assert_eq!((&*send.template, send.callback.as_deref()), ("greeting", Some("m1")));
+    }
+
+    #[test]
+    fn each_fault_has_its_code() {
+        let changed = |pointer: &str, value: Value| {
+            let mut body = valid();
+            *body.pointer_mut(pointer).expect("the field is there") = value;
+            refusal(&body)
+        };
+        assert_eq!(Send::parse(b"{").expect_err("it is refused").code, 100);
+        assert_eq!(changed("/messaging_product", Value::Null), 100);
+        assert_eq!(changed("/messaging_product", json!("sms")), 100);
+        assert_eq!(changed("/to", Value::Null), 131_008);
+        assert_eq!(changed("/to", json!("")), 131_008);
+        assert_eq!(changed("/to", json!("12345")), 131_009);
+        assert_eq!(changed("/to", json!("asha 9812345678")), 131_009);
+        assert_eq!(changed("/type", json!("text")), 131_051);
+        assert_eq!(changed("/template", Value::Null), 131_008);
+        assert_eq!(changed("/template/name", json!("")), 131_008);
+        assert_eq!(changed("/template/language", json!({})), 131_008);
+        assert_eq!(changed("/biz_opaque_callback_data", json!("x".repeat(513))), 131_009);
+        assert_eq!(changed("/template/components/0/parameters/0/text", Value::Null), 131_008);
+        for text in ["", " ", "a\nb", "a\tb", "a     b"] {
+            assert_eq!(changed("/template/components/0/parameters/0/text", json!(text)), 132_018, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn variables_in_carousel_cards_are_checked_too() {
+        let mut body = valid();
+        body["template"]["components"] = json!([{"type": "carousel", "cards": [{"components": [
+            {"type": "body", "parameters": [{"type": "text", "text": "two\nlines"}]},
+        ]}]}]);
+        assert_eq!(refusal(&body), 132_018);
+    }
+
+    #[test]
+    fn a_wamid_embeds_the_recipient_and_differs_from_call_to_call() {
+        let made = |ordinal| wamid("919812345678", &random_bytes(7, ordinal, 0));
+        let decoded = STANDARD.decode(made(1).strip_prefix("wamid.").unwrap()).unwrap();
+        assert_eq!(&decoded[3..15], b"919812345678");
+        assert_eq!(made(1), made(1));
+        assert_ne!(made(1), made(2));
+    }
+}

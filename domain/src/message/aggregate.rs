@@ -1,0 +1,136 @@
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::commands::MessageCommand;
+use super::decide::decide;
+use super::error::MessageError;
+use super::events::{MessageEvent, MessageStatus, Milestone, OnUnknown};
+use crate::aggregate::{CommandEnvelope, Decider, cqrs_aggregate};
+use crate::ids::{RunId, TenantId};
+
+/// The state that decisions need; everything else about a message is in its events.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `None` until the message was queued or skipped.
+    pub(super) origin: Option<Origin>,
+    /// The latest attempt that began; 0 before the first.
+    pub attempt: u32,
+    /// The claim that is open now.
+    pub(super) claim_open: bool,
+    /// The latest attempt that was deferred; 0 if none was.
+    pub(super) deferred: u32,
+    /// A deferred message is not due before this.
+    pub(super) not_before: Option<DateTime<Utc>>,
+    pub(super) facts: Facts,
+    pub(super) reached: BTreeSet<Milestone>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Origin {
+    pub(super) tenant_id: TenantId,
+    pub(super) run_id: RunId,
+    pub(super) on_unknown: OnUnknown,
+    pub(super) status: MessageStatus,
+}
+
+/// What WhatsApp has said about the present attempt.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Facts {
+    pub(super) sent: bool,
+    pub(super) delivered: bool,
+    pub(super) read: bool,
+    pub(super) failed: bool,
+}
+
+impl Message {
+    /// `None` for a message that does not exist.
+    pub fn status(&self) -> Option<MessageStatus> {
+        self.origin.as_ref().map(|origin| origin.status)
+    }
+}
+
+cqrs_aggregate!(Message, "Message", MessageCommand, MessageEvent, MessageError);
+
+impl Decider for Message {
+    fn decide(&self, envelope: &CommandEnvelope<MessageCommand>) -> Result<Vec<MessageEvent>, MessageError> {
+        decide(self, envelope)
+    }
+
+    fn evolve(&mut self, event: &MessageEvent) {
+        let transition = event.transition();
+        match event {
+            MessageEvent::Queued { tenant_id, on_unknown, .. } => {
+                self.origin = Some(Origin {
+                    tenant_id: *tenant_id,
+                    run_id: transition.run_id,
+                    on_unknown: *on_unknown,
+                    status: transition.to,
+                });
+            }
+            MessageEvent::Skipped { tenant_id, .. } => {
+                self.origin = Some(Origin {
+                    tenant_id: *tenant_id,
+                    run_id: transition.run_id,
+                    on_unknown: OnUnknown::Hold,
+                    status: transition.to,
+                });
+            }
+            MessageEvent::DispatchStarted { attempt, .. } => {
+                self.attempt = *attempt;
+                self.claim_open = true;
+                self.not_before = None;
+            }
+            MessageEvent::DispatchReleased { .. } | MessageEvent::Expired { .. } | MessageEvent::Cancelled { .. } => {
+                self.claim_open = false;
+            }
+            MessageEvent::Sent { .. } => {
+                self.claim_open = false;
+                self.facts.sent = true;
+            }
+            MessageEvent::Delivered { .. } => {
+                self.claim_open = false;
+                self.facts.sent = true;
+                self.facts.delivered = true;
+            }
+            MessageEvent::Read { .. } => {
+                self.claim_open = false;
+                self.facts.sent = true;
+                self.facts.delivered = true;
+                self.facts.read = true;
+            }
+            MessageEvent::Failed { .. } => {
+                self.claim_open = false;
+                self.facts.failed = true;
+            }
+            MessageEvent::Deferred { attempt, until, .. } => {
+                self.claim_open = false;
+                self.deferred = *attempt;
+                self.not_before = Some(*until);
+                self.ready_for_another_attempt();
+            }
+            MessageEvent::OutcomeUnknown { .. } | MessageEvent::Unconfirmed { .. } => self.claim_open = false,
+            MessageEvent::Settled { .. } => {
+                self.claim_open = false;
+                match transition.to {
+                    MessageStatus::Sent => self.facts.sent = true,
+                    MessageStatus::Failed => self.facts.failed = true,
+                    _ => self.ready_for_another_attempt(),
+                }
+            }
+        }
+        // Milestones are remembered apart from the facts: they are reached once, whatever is retried afterwards.
+        self.reached.extend(transition.reached.iter().copied());
+        if let Some(origin) = &mut self.origin {
+            origin.status = transition.to;
+        }
+    }
+}
+
+impl Message {
+    /// An attempt that is known to have failed says nothing about the next one.
+    fn ready_for_another_attempt(&mut self) {
+        self.facts = Facts::default();
+    }
+}

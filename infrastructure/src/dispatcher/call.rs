@@ -1,0 +1,187 @@
+//! One call: wait for its slot, mark it, make it, and bring its outcome into the log.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use domain::aggregate::CommandEnvelope;
+use domain::campaign_run::{CampaignRunCommand, StallReason};
+use domain::ids::{RunId, SenderId};
+use domain::message::{FailureClass, MessageCommand, ReleaseReason};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::claim::Claim;
+use super::supervisor::Dispatcher;
+use crate::event_store::{Actor, Addressed, Attachment, CommandError};
+use crate::whatsapp::reactions::grown_wait;
+use crate::whatsapp::{PreparedCall, RetryScope, SendOutcome, Stall};
+
+/// How long an outcome is tried to be stored before it is left to the sweeper and the webhooks.
+const RECORD_ATTEMPTS_MAX: u32 = 12;
+const RECORD_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The failure code of a message that this engine could not put into a request; WhatsApp has no code 0 for messages.
+const UNSENDABLE_CODE: i32 = 0;
+
+#[derive(Clone)]
+pub(super) struct CallContext {
+    dispatcher: Dispatcher,
+    sender_id: SenderId,
+    held_until: Arc<Mutex<Option<Instant>>>,
+    shutdown: CancellationToken,
+}
+
+impl CallContext {
+    pub(super) fn new(
+        dispatcher: Dispatcher,
+        sender_id: SenderId,
+        held_until: Arc<Mutex<Option<Instant>>>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self { dispatcher, sender_id, held_until, shutdown }
+    }
+
+    /// Calls WhatsApp, once, if the claim still gives the right to. The order matters: the mark lies in the journal
+    /// before the first byte leaves, and is cleared only when the outcome is in the log.
+    pub(super) async fn perform(&self, claim: Claim, call: PreparedCall, slot: Instant) {
+        tokio::select! {
+            () = tokio::time::sleep_until(slot) => {}
+            () = self.shutdown.cancelled() => return self.release(&claim, ReleaseReason::Shutdown).await,
+        }
+        // Both clocks: a wall clock that is set back, or a process that was frozen, must not make a late call.
+        if self.dispatcher.clock.now() >= claim.deadline || Instant::now() >= claim.deadline_monotonic {
+            return self.release(&claim, ReleaseReason::DeadlinePassed).await;
+        }
+        let mark = match self.dispatcher.journal.mark(claim.item.message_id, claim.item.attempt) {
+            Ok(mark) => mark,
+            // A call may have been made under that mark: the sweeper settles it.
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return,
+            Err(error) => {
+                tracing::error!(%error, "the call journal cannot be written; nothing is sent without it");
+                return self.release(&claim, ReleaseReason::NeverCalled).await;
+            }
+        };
+        let outcome = self.dispatcher.client.call(call).await;
+        tracing::debug!(message.id = %claim.item.message_id, receipt = claim.receipt, "called");
+        let stall = self.heed(&outcome, claim.item.attempt);
+        let (command, attachment) = self.command(&claim, outcome);
+        if self.record(&claim, command, attachment).await {
+            mark.clear();
+        }
+        if let Some(reason) = stall {
+            self.stall_run(&claim, reason).await;
+        }
+    }
+
+    /// Gives a claim back without a call.
+    pub(super) async fn release(&self, claim: &Claim, reason: ReleaseReason) {
+        let attempt = claim.item.attempt;
+        let released = self.record(claim, MessageCommand::ReleaseDispatch { attempt, reason }, None).await;
+        if released && reason == ReleaseReason::ContactOptedOut {
+            // Nothing would change by another attempt.
+            self.record(claim, MessageCommand::Cancel, None).await;
+        }
+    }
+
+    pub(super) async fn fail_unsendable(&self, claim: &Claim) {
+        let at = self.dispatcher.clock.now();
+        let class = FailureClass::Configuration;
+        self.record(claim, MessageCommand::MarkFailed { code: UNSENDABLE_CODE, class, at }, None).await;
+    }
+
+    fn command(&self, claim: &Claim, outcome: SendOutcome) -> (MessageCommand, Option<Attachment>) {
+        let attempt = claim.item.attempt;
+        let at = self.dispatcher.clock.now();
+        match outcome {
+            SendOutcome::Accepted { wamid, acceptance } => {
+                let known_by = Attachment::ProviderMessage { sender_id: self.sender_id.0, wamid, at };
+                (MessageCommand::MarkSent { attempt: Some(attempt), acceptance, at }, Some(known_by))
+            }
+            SendOutcome::Refused { code, class, .. } => (MessageCommand::MarkFailed { code, class, at }, None),
+            SendOutcome::Deferred { code, .. } if attempt >= self.dispatcher.config.attempts_max => {
+                (MessageCommand::MarkFailed { code, class: FailureClass::RetriesExhausted, at }, None)
+            }
+            SendOutcome::Deferred { code, after, scope, .. } => {
+                let wait = TimeDelta::from_std(grown_wait(after, scope, attempt - 1)).unwrap_or(TimeDelta::days(1));
+                (MessageCommand::Defer { attempt, until: at + wait, code }, None)
+            }
+            SendOutcome::NotConnected => {
+                (MessageCommand::ReleaseDispatch { attempt, reason: ReleaseReason::NotConnected }, None)
+            }
+            SendOutcome::Unknown { why, .. } => {
+                tracing::warn!(message.id = %claim.item.message_id, why = why.name(), "the outcome of a call is unknown");
+                (MessageCommand::MarkOutcomeUnknown { attempt }, None)
+            }
+        }
+    }
+
+    /// What an outcome means for more than its own message.
+    fn heed(&self, outcome: &SendOutcome, attempt: u32) -> Option<StallReason> {
+        let (code, stall, wait) = match outcome {
+            SendOutcome::Accepted { .. } => return None,
+            SendOutcome::Refused { code, stall, .. } => (*code, *stall, None),
+            SendOutcome::Deferred { code, after, scope, stall } => {
+                let whole_sender = matches!(scope, RetryScope::Sender | RetryScope::Account);
+                (*code, *stall, whole_sender.then(|| grown_wait(*after, *scope, attempt - 1)))
+            }
+            SendOutcome::NotConnected => (0, None, Some(Duration::from_secs(1))),
+            SendOutcome::Unknown { stall, .. } => (0, *stall, None),
+        };
+        if let Some(wait) = wait {
+            let until = Instant::now() + wait;
+            let mut held = self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+            if held.is_none_or(|held| held < until) {
+                tracing::warn!(sender.id = %self.sender_id, code, wait_ms = wait.as_millis(), "sending of this number pauses");
+                *held = Some(until);
+            }
+        }
+        Some(match stall? {
+            Stall::Sender => StallReason::SenderRefused { code },
+            Stall::Template => StallReason::TemplateRefused { code },
+        })
+    }
+
+    async fn stall_run(&self, claim: &Claim, reason: StallReason) {
+        let run_id: RunId = claim.item.run_id;
+        tracing::warn!(run.id = %run_id, reason = reason.name(), "run stalled");
+        let stall = CampaignRunCommand::Stall { reason };
+        let envelope = CommandEnvelope::new(claim.item.tenant_id, self.dispatcher.clock.now(), stall);
+        let command = Addressed::new(run_id, envelope, Actor::Engine("dispatcher"));
+        match self.dispatcher.runs.execute(command).await {
+            Ok(_) | Err(CommandError::Refused(_)) => {}
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the run could not be stalled"),
+        }
+    }
+
+    /// Brings a command into the log; `true` when it is there, or when the message says that it is not needed. Given
+    /// up only when the database stays away: then the claim is the sweeper's, and the mark tells it what to do.
+    async fn record(&self, claim: &Claim, command: MessageCommand, attachment: Option<Attachment>) -> bool {
+        let mut pause = Duration::from_millis(50);
+        for _ in 0..RECORD_ATTEMPTS_MAX {
+            let envelope = CommandEnvelope::new(claim.item.tenant_id, self.dispatcher.clock.now(), command.clone());
+            let mut addressed = Addressed::new(claim.item.message_id, envelope, Actor::Engine("dispatcher"));
+            addressed.attachment.clone_from(&attachment);
+            match self.dispatcher.messages.execute(addressed).await {
+                Ok(_) => return true,
+                Err(CommandError::Refused(refusal)) => {
+                    tracing::debug!(message.id = %claim.item.message_id, %refusal, "an outcome was known already");
+                    return true;
+                }
+                Err(error) if error.is_transient() => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RECORD_PAUSE_MAX);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        message.id = %claim.item.message_id,
+                        error = &error as &dyn std::error::Error,
+                        "an outcome cannot be stored"
+                    );
+                    return false;
+                }
+            }
+        }
+        tracing::error!(message.id = %claim.item.message_id, "an outcome could not be stored; webhooks will settle it");
+        false
+    }
+}

@@ -1,0 +1,85 @@
+//! One loop per sender, started when the sender appears and started again when it ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::ids::SenderId;
+use sqlx::PgPool;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use super::claim::InFlight;
+use super::journal::CallJournal;
+use super::sender_loop::SenderLoop;
+use crate::clock::Clock;
+use crate::dispatch_queue::DispatchQueue;
+use crate::event_store::{CampaignRunStore, MessageStore};
+use crate::senders;
+use crate::whatsapp::WhatsAppClient;
+
+#[derive(Debug, Clone)]
+pub struct DispatcherConfig {
+    /// Messages claimed in one go.
+    pub claim_batch_max: usize,
+    /// After this a claim gives no right to call any more.
+    pub claim_ttl: Duration,
+    /// Calls of one sender that may be under way at once.
+    pub concurrency_max: usize,
+    /// How long a sender's lease outlives its holder.
+    pub lease_ttl: Duration,
+    /// Attempts of one message, refusals that may be retried included.
+    pub attempts_max: u32,
+}
+
+/// Everything that sending needs; shared by all senders of the process.
+#[derive(Clone)]
+pub struct Dispatcher {
+    pub pool: PgPool,
+    pub clock: Clock,
+    pub queue: Arc<dyn DispatchQueue>,
+    pub messages: MessageStore,
+    pub runs: CampaignRunStore,
+    pub client: WhatsAppClient,
+    pub journal: CallJournal,
+    pub in_flight: InFlight,
+    pub config: DispatcherConfig,
+}
+
+/// How often new senders are looked for; a change of rate is heeded by the sender's own loop.
+const LOOK_FOR_SENDERS: Duration = Duration::from_millis(500);
+
+impl Dispatcher {
+    /// Runs until `shutdown`, then until the calls that are under way have their outcome in the log.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let holder = Uuid::new_v4();
+        let calls = TaskTracker::new();
+        let mut loops: HashMap<SenderId, JoinHandle<()>> = HashMap::new();
+        while !shutdown.is_cancelled() {
+            loops.retain(|_, running| !running.is_finished());
+            match senders::all_active(&self.pool).await {
+                Ok(active) => {
+                    for sender in active {
+                        loops.entry(sender.id).or_insert_with(|| {
+                            let sender_loop = SenderLoop::new(self.clone(), sender, holder, calls.clone());
+                            tokio::spawn(sender_loop.run(shutdown.clone()))
+                        });
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the senders could not be read; trying again"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_FOR_SENDERS) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        for (_, running) in loops {
+            // A loop that panicked has left its claims to the sweeper.
+            drop(running.await);
+        }
+        calls.close();
+        calls.wait().await;
+    }
+}

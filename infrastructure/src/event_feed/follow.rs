@@ -1,0 +1,129 @@
+//! A subscription whose effect is rows in tables: the rows commit with the checkpoint, so nothing is applied twice and
+//! nothing is left out, whatever dies in between.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::aggregate::Position;
+use domain::event::RecordedEvent;
+use sqlx::{PgConnection, PgPool};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::feed::{Batch, EventFeed, FeedError};
+use super::subscription::{advance_in_tx, position_of, register};
+
+/// What a subscription does with events.
+#[async_trait]
+pub trait TableEffect: Send + Sync {
+    /// The stored name of the subscription.
+    fn name(&self) -> &'static str;
+
+    /// Events that do not concern it are passed over without a transaction.
+    fn concerns(&self, event: &RecordedEvent) -> bool;
+
+    /// Writes the rows of these events, which concern it and come in order. No other effect is allowed here.
+    async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error>;
+}
+
+/// The checkpoint is stored after so many events without interest, or once the log has been quiet for a while.
+const IDLE_CHECKPOINT_EVERY: Position = 5_000;
+const QUIET: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    #[error("the rows of the events up to position {up_to} could not be written")]
+    Apply {
+        up_to: Position,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("the checkpoint could not be read")]
+    Checkpoint(#[from] sqlx::Error),
+}
+
+/// Follows the log until `shutdown`; `progress` shows how far it has come. Failures are retried for ever, from the
+/// last checkpoint; if another process has moved the checkpoint, this one reads on from there.
+pub async fn follow(
+    pool: PgPool,
+    feed: EventFeed,
+    effect: Arc<dyn TableEffect>,
+    progress: watch::Sender<Position>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let failed = tokio::select! {
+            () = shutdown.cancelled() => return,
+            result = follow_from_checkpoint(&pool, &feed, &*effect, &progress) => result.err(),
+        };
+        if let Some(error) = failed {
+            let name = effect.name();
+            tracing::warn!(
+                subscription = name,
+                error = &error as &dyn std::error::Error,
+                "the subscription starts again"
+            );
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+            }
+        }
+    }
+}
+
+/// Ends without an error when another process has moved the checkpoint.
+async fn follow_from_checkpoint(
+    pool: &PgPool,
+    feed: &EventFeed,
+    effect: &dyn TableEffect,
+    progress: &watch::Sender<Position>,
+) -> Result<(), FollowError> {
+    register(pool, effect.name()).await?;
+    let mut stored = position_of(pool, effect.name()).await?;
+    let mut seen = stored;
+    progress.send_replace(seen);
+    loop {
+        let batch = match tokio::time::timeout(QUIET, feed.next(seen)).await {
+            Ok(batch) => batch?,
+            Err(_) if seen > stored => Batch { events: Vec::new(), up_to: seen },
+            Err(_) => continue,
+        };
+        let quiet = batch.up_to == seen;
+        let concerned = batch.events.iter().any(|event| effect.concerns(event));
+        if concerned || quiet || batch.up_to - stored >= IDLE_CHECKPOINT_EVERY {
+            let applied = apply_batch(pool, effect, &batch, stored)
+                .await
+                .map_err(|source| FollowError::Apply { up_to: batch.up_to, source })?;
+            if !applied {
+                return Ok(());
+            }
+            stored = batch.up_to;
+        }
+        seen = batch.up_to;
+        progress.send_replace(seen);
+    }
+}
+
+async fn apply_batch(
+    pool: &PgPool,
+    effect: &dyn TableEffect,
+    batch: &Batch,
+    stored: Position,
+) -> Result<bool, sqlx::Error> {
+    let concerning: Vec<Arc<RecordedEvent>> =
+        batch.events.iter().filter(|event| effect.concerns(event)).cloned().collect();
+    let mut tx = pool.begin().await?;
+    // The checkpoint first: its row lock keeps a second process from doing the same work at the same time.
+    if !advance_in_tx(&mut tx, effect.name(), stored, batch.up_to).await? {
+        return Ok(false);
+    }
+    if !concerning.is_empty() {
+        effect.apply(&mut tx, &concerning).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}

@@ -1,0 +1,19 @@
+//! How it is stored, ordered, queued, sent and timed.
+
+pub mod clock;
+pub mod contacts;
+pub mod dispatch_queue;
+pub mod dispatcher;
+pub mod event_feed;
+pub mod event_store;
+pub mod fan_out;
+pub mod lease;
+pub mod postgres;
+pub mod private_servers;
+pub mod ready_list;
+pub mod sagas;
+pub mod senders;
+pub mod templates;
+pub mod tenants;
+pub mod webhook_inbox;
+pub mod whatsapp;

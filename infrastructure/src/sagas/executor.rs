@@ -1,0 +1,165 @@
+//! Carries out what sagas ask for. Everything here may happen twice and is a no-op the second time.
+
+use domain::aggregate::CommandEnvelope;
+use domain::campaign::{CampaignDefinition, Trigger};
+use domain::campaign_run::{
+    Audience, CampaignRunCommand, CampaignRunEvent, FrozenTemplate, RunDefinition, StallReason,
+};
+use domain::ids::{CampaignId, RunId, TenantId};
+use domain::sagas::{SagaCommand, SagaRequest};
+use sqlx::PgPool;
+
+use crate::clock::Clock;
+use crate::event_store::{Actor, Addressed, CampaignRunStore, CampaignStore, CommandError};
+use crate::senders;
+use crate::templates;
+
+#[derive(Clone)]
+pub struct SagaExecutor {
+    pub pool: PgPool,
+    pub clock: Clock,
+    pub campaigns: CampaignStore,
+    pub runs: CampaignRunStore,
+}
+
+/// A failure that may pass; a refusal is not one.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ExecuteError {
+    #[error("a saga's command could not be carried out")]
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the template or the sender of a run could not be read")]
+    Lookup(#[from] sqlx::Error),
+}
+
+impl SagaExecutor {
+    /// Gives a command. A refusal by the aggregate ends the matter: the aggregate is the authority, and a saga that
+    /// lags behind it asks for things that no longer fit.
+    pub(super) async fn execute(&self, saga: &'static str, command: SagaCommand) -> Result<(), ExecuteError> {
+        let SagaCommand { tenant_id, cause, request } = command;
+        let context = Context { executor: self, saga, tenant_id, cause };
+        match request {
+            SagaRequest::Campaign(id, command) => context.campaign(id, command).await,
+            SagaRequest::Run(id, command) => context.run(id, command).await,
+            SagaRequest::StartRun { run_id, campaign_id, definition, trigger, nominal_at } => {
+                context.start_run(run_id, campaign_id, *definition, trigger, nominal_at).await
+            }
+        }
+    }
+}
+
+/// A run reads as a few lines in the log; together with "audience resolved" and "sending" these are all.
+fn log_run_event(id: RunId, event: &CampaignRunEvent) {
+    match event {
+        CampaignRunEvent::Started { definition, .. } => {
+            let campaign_id = definition.campaign_id.map(|id| id.to_string()).unwrap_or_default();
+            tracing::info!(run.id = %id, campaign.id = campaign_id, "run triggered");
+        }
+        CampaignRunEvent::Paused { .. } => tracing::info!(run.id = %id, "run paused"),
+        CampaignRunEvent::Resumed { .. } => tracing::info!(run.id = %id, "run resumed"),
+        CampaignRunEvent::Cancelled { .. } => tracing::info!(run.id = %id, "run cancelled"),
+        CampaignRunEvent::Expired { .. } => tracing::info!(run.id = %id, "run expired"),
+        CampaignRunEvent::Stalled { reason } => {
+            tracing::warn!(run.id = %id, reason = reason.name(), "run stalled: its template or its sender no longer exists");
+        }
+        CampaignRunEvent::Completed { counts, .. } => {
+            let counts: Vec<String> =
+                counts.iter().map(|(status, count)| format!("{count} {}", status.name())).collect();
+            tracing::info!(run.id = %id, counts = counts.join(", "), "run completed");
+        }
+        CampaignRunEvent::AudienceResolved { .. } => {}
+    }
+}
+
+struct Context<'a> {
+    executor: &'a SagaExecutor,
+    saga: &'static str,
+    tenant_id: TenantId,
+    cause: Option<i64>,
+}
+
+impl Context<'_> {
+    fn envelope<C>(&self, command: C) -> CommandEnvelope<C> {
+        CommandEnvelope { tenant_id: self.tenant_id, at: self.executor.clock.now(), cause: self.cause, command }
+    }
+
+    async fn campaign(&self, id: CampaignId, command: domain::campaign::CampaignCommand) -> Result<(), ExecuteError> {
+        let command = Addressed::new(id, self.envelope(command), Actor::Engine(self.saga));
+        self.outcome(self.executor.campaigns.execute(command).await)
+    }
+
+    async fn run(&self, id: RunId, command: CampaignRunCommand) -> Result<(), ExecuteError> {
+        let command = Addressed::new(id, self.envelope(command), Actor::Engine(self.saga));
+        let result = self.executor.runs.execute(command).await;
+        if let Ok(committed) = &result {
+            for (_, event) in &committed.events {
+                log_run_event(id, event);
+            }
+        }
+        self.outcome(result)
+    }
+
+    fn outcome<T, E>(&self, result: Result<T, CommandError<E>>) -> Result<(), ExecuteError>
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        match result {
+            Ok(_) => Ok(()),
+            Err(CommandError::Refused(refusal)) => {
+                tracing::debug!(saga = self.saga, refusal = %refusal, "the aggregate refused a saga's command");
+                Ok(())
+            }
+            Err(error) => Err(ExecuteError::Store(Box::new(error))),
+        }
+    }
+
+    /// Freezes the template, the mapping and the sender into the run. A run whose template or sender is gone starts
+    /// stalled, where a person can see why, instead of not starting at all.
+    async fn start_run(
+        &self,
+        run_id: RunId,
+        campaign_id: CampaignId,
+        definition: CampaignDefinition,
+        trigger: Trigger,
+        nominal_at: chrono::DateTime<chrono::Utc>,
+    ) -> Result<(), ExecuteError> {
+        let pool = &self.executor.pool;
+        let template = templates::find_template(pool, self.tenant_id, definition.template_id).await?;
+        let sender = match definition.sender_id {
+            Some(id) => senders::find_sender(pool, self.tenant_id, id).await?,
+            None => senders::default_sender(pool, self.tenant_id).await?,
+        };
+        let complete = template.is_some() && sender.is_some();
+        let frozen = template.map_or_else(
+            || FrozenTemplate {
+                template_id: definition.template_id,
+                name: String::new(),
+                language: String::new(),
+                components: serde_json::Value::Array(Vec::new()),
+                variables: Vec::new(),
+            },
+            |template| FrozenTemplate {
+                template_id: template.id,
+                name: template.name,
+                language: template.language,
+                components: template.components,
+                variables: template.variables,
+            },
+        );
+        let run = RunDefinition {
+            campaign_id: Some(campaign_id),
+            trigger,
+            nominal_at,
+            template: frozen,
+            parameters: definition.parameters,
+            audience: Audience::Segment { name: definition.segment },
+            sender_id: sender.map_or(domain::ids::SenderId(uuid::Uuid::nil()), |sender| sender.id),
+            lane: definition.campaign_type.lane(),
+            on_unknown: definition.on_unknown,
+        };
+        self.run(run_id, CampaignRunCommand::Start { definition: run }).await?;
+        if !complete {
+            self.run(run_id, CampaignRunCommand::Stall { reason: StallReason::SetupMissing }).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,7 @@
+//! What drives the pure sagas of the domain: one runner, and the one place where their commands are carried out.
+
+mod executor;
+mod runner;
+
+pub use executor::SagaExecutor;
+pub use runner::{SagaConfig, run};

@@ -1,0 +1,6 @@
+//! Campaigns, one row each.
+
+mod project;
+pub mod read;
+
+pub use project::Campaigns;

@@ -1,0 +1,14 @@
+//! What can be asked: tables folded from the log, one folder per read model, and how they are kept up to date.
+//!
+//! A read model holds no personal value; its reads join the erasable tables. Everything in it can be thrown away and
+//! folded again from the log, which is what [`rebuild`] does.
+
+pub mod campaigns;
+pub mod messages;
+pub mod progress;
+pub mod projection;
+pub mod rebuild;
+pub mod registry;
+pub mod runs;
+pub mod status;
+mod stored;

@@ -1,0 +1,8 @@
+//! Messages, one row each. Phones are not here: reads join them from the erasable tables.
+
+mod project;
+pub mod read;
+mod timeline;
+
+pub use project::Messages;
+pub use timeline::TimelineEntry;

@@ -1,0 +1,3 @@
+//! The state of the whole installation at a glance. It has no table of its own.
+
+pub mod read;

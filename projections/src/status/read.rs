@@ -1,0 +1,113 @@
+//! What `ektola status` shows.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use domain::aggregate::Position;
+use domain::campaign::CampaignStatus;
+use domain::ids::TenantId;
+use domain::message::MessageStatus;
+use serde::Serialize;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// The statuses in which somebody or something still has to act.
+const OPEN: [MessageStatus; 3] = [MessageStatus::Pending, MessageStatus::Dispatching, MessageStatus::Unknown];
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Overview {
+    pub active_campaigns: i64,
+    /// By status; a status that no run has is not listed.
+    pub runs: BTreeMap<String, i64>,
+    /// By status: pending, dispatching and unknown are always listed.
+    pub open_messages: BTreeMap<MessageStatus, i64>,
+    /// Messages that wait for their turn or their time.
+    pub ready: i64,
+    /// Messages that lie in the dispatch queue.
+    pub published: i64,
+    /// When the message that waits longest was or will be due.
+    pub oldest_due_at: Option<DateTime<Utc>>,
+    /// The last position of the log.
+    pub log_position: Position,
+    pub subscriptions: Vec<SubscriptionRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SubscriptionRow {
+    pub name: String,
+    /// Everything at or below this has taken effect.
+    pub position: Position,
+    /// Positions up to the end of the log. A subscription that is up to date stores its checkpoint only now and then
+    /// while nothing concerns it, so this may be some thousands without anything being late.
+    pub lag: Position,
+}
+
+/// Of one tenant, or for the operator of all. The log and its subscriptions serve all tenants together.
+pub async fn overview(pool: &PgPool, tenant: Option<TenantId>) -> Result<Overview, sqlx::Error> {
+    let tenant = tenant.map(Uuid::from);
+    let active_campaigns = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM read_model.campaigns
+           WHERE status = $2 AND ($1::uuid IS NULL OR tenant_id = $1)"#,
+        tenant,
+        CampaignStatus::Active.name(),
+    )
+    .fetch_one(pool)
+    .await?;
+    let runs = sqlx::query!(
+        r#"SELECT status, count(*) AS "count!" FROM read_model.runs
+           WHERE $1::uuid IS NULL OR tenant_id = $1 GROUP BY status"#,
+        tenant,
+    )
+    .fetch_all(pool)
+    .await?;
+    let queue = sqlx::query!(
+        r#"SELECT count(*) FILTER (WHERE published_at IS NULL) AS "ready!",
+                  count(*) FILTER (WHERE published_at IS NOT NULL) AS "published!",
+                  min(due_at) FILTER (WHERE published_at IS NULL) AS oldest_due_at
+           FROM ready_list WHERE $1::uuid IS NULL OR tenant_id = $1"#,
+        tenant,
+    )
+    .fetch_one(pool)
+    .await?;
+    let (log_position, subscriptions) = subscriptions(pool).await?;
+    Ok(Overview {
+        active_campaigns,
+        runs: runs.into_iter().map(|row| (row.status, row.count)).collect(),
+        open_messages: open_messages(pool, tenant).await?,
+        ready: queue.ready,
+        published: queue.published,
+        oldest_due_at: queue.oldest_due_at,
+        log_position,
+        subscriptions,
+    })
+}
+
+async fn open_messages(pool: &PgPool, tenant: Option<Uuid>) -> Result<BTreeMap<MessageStatus, i64>, sqlx::Error> {
+    let names = OPEN.map(|status| status.name().to_owned());
+    let rows = sqlx::query!(
+        r#"SELECT c.key, sum(c.count)::bigint AS "count!"
+           FROM read_model.runs r JOIN read_model.run_counts c ON c.run_id = r.id
+           WHERE c.kind = 'status' AND c.key = ANY($2) AND ($1::uuid IS NULL OR r.tenant_id = $1)
+           GROUP BY c.key"#,
+        tenant,
+        &names,
+    )
+    .fetch_all(pool)
+    .await?;
+    let counts: BTreeMap<String, i64> = rows.into_iter().map(|row| (row.key, row.count)).collect();
+    Ok(OPEN.into_iter().map(|status| (status, counts.get(status.name()).copied().unwrap_or(0))).collect())
+}
+
+async fn subscriptions(pool: &PgPool) -> Result<(Position, Vec<SubscriptionRow>), sqlx::Error> {
+    // The checkpoints first: a log that has grown meanwhile shows as lag, never as a checkpoint ahead of the log.
+    let checkpoints = sqlx::query!("SELECT name, position FROM subscriptions ORDER BY name").fetch_all(pool).await?;
+    let last = sqlx::query_scalar!("SELECT max(position) FROM events").fetch_one(pool).await?.unwrap_or(0);
+    // Positions that were lost to a rollback lie behind the last event, and a checkpoint may stand there.
+    let lag = |position: Position| (last - position).max(0);
+    let rows = checkpoints.into_iter().map(|row| SubscriptionRow {
+        lag: lag(row.position),
+        name: row.name,
+        position: row.position,
+    });
+    Ok((last, rows.collect()))
+}
