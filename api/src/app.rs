@@ -113,8 +113,7 @@ impl App {
                 poll: parts.config.webhooks.interpret_poll(),
                 attempts_max: i32::try_from(parts.config.webhooks.interpret_attempts_max).unwrap_or(i32::MAX),
             };
-            let interpreter =
-                Interpreter { pool, clock: parts.clock.clone(), messages: parts.messages, config };
+            let interpreter = Interpreter { pool, clock: parts.clock.clone(), messages: parts.messages, config };
             app.workers.spawn(interpreter.run(app.workers_stop.clone()));
         }
         Ok(app)
