@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -54,7 +55,12 @@ const FAULTY_ROWS: [(&str, &str); 12] = [
 
 pub async fn run(args: DemoArgs, context: &Context) -> anyhow::Result<()> {
     let began = Instant::now();
-    let data = tempfile::Builder::new().prefix("ektola-demo-").tempdir().context("no folder for the demonstration")?;
+    // Others may enter, so that the user of the private Postgres can; what is secret in it has modes of its own.
+    let data = tempfile::Builder::new()
+        .prefix("ektola-demo-")
+        .permissions(std::fs::Permissions::from_mode(0o755))
+        .tempdir()
+        .context("no folder for the demonstration")?;
     context.out.line(&format!("A fresh installation in {}", data.path().display()));
     let mut engine = Engine::start(data.path(), args.queue, context).await?;
     let outcome = tokio::select! {
@@ -272,7 +278,8 @@ async fn main_job(engine: &Engine, context: &Context) -> anyhow::Result<Outcome>
     engine.post(&format!("/v1/campaigns/{id}/activate"), &json!({})).await?;
     let run_id = wait_for_run(engine, &id).await?;
     say(&format!("   run {run_id}"));
-    say("4. Send at 80 messages/s and follow the statuses");
+    say("4. Send at 80 messages/s, as one WhatsApp number may, and follow the statuses that come back as webhooks");
+    say("   (in the sandbox, numbers ending in 96 and 97 never read, those in 98 and 99 cannot be reached)");
     let run = follow_run(engine, &run_id, context).await?;
     explain(&run, context);
     Ok(Outcome {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::app::{App, AppOptions, QueueChoice, Role};
 use api::sandbox::{self, Outcomes, Sandbox, SandboxConfig};
+use chrono::{DateTime, Utc};
 use domain::aggregate::CommandEnvelope;
 use domain::ids::{ContactId, MessageId, RunId, SenderId};
 use domain::message::{Acceptance, Lane, MessageCommand, OnUnknown};
@@ -41,11 +42,19 @@ pub(crate) struct Options {
     pub(crate) outcomes: Outcomes,
     /// Messages per second.
     pub(crate) rate: u32,
+    /// The access token that the sandbox accepts; `None`: any.
+    pub(crate) accepted_token: Option<&'static str>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queue: Queue::Postgres, clock: Clock::system(), outcomes: Outcomes::AllRead, rate: 1000 }
+        Self {
+            queue: Queue::Postgres,
+            clock: Clock::system(),
+            outcomes: Outcomes::AllRead,
+            rate: 1000,
+            accepted_token: None,
+        }
     }
 }
 
@@ -237,6 +246,11 @@ impl Engine {
         .await;
     }
 
+    /// Gives the number another access token, as `ektola sender add` does.
+    pub(crate) async fn set_access_token(&self, access_token: &str) {
+        register(&self.database, &self.tenant, &self.sandbox_url, access_token, self.clock.now()).await;
+    }
+
     async fn sender(&self) -> SenderId {
         senders::default_sender(&self.database.pool, self.tenant.id).await.unwrap().unwrap().id
     }
@@ -297,6 +311,19 @@ impl Engine {
         .await
     }
 
+    /// Until the sandbox owes nothing and every webhook is interpreted.
+    pub(crate) async fn quiet(&self) {
+        wait::until(Duration::from_secs(20), "every status has come and is interpreted", async || {
+            let owed = self.ledger().await["statuses_owed"].as_u64().unwrap();
+            let pending = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhook_pending"#)
+                .fetch_one(&self.database.pool)
+                .await
+                .unwrap();
+            (owed == 0 && pending == 0).then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn ledger(&self) -> Value {
         let (status, ledger) = send(self.http.get(format!("{}/_ledger", self.sandbox_url))).await;
         assert_eq!(status, StatusCode::OK);
@@ -332,21 +359,26 @@ async fn start_sandbox(options: &Options, engine: SocketAddr, data: &std::path::
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut config = SandboxConfig::new(listen, webhook_url, APP_SECRET.to_owned(), data.join("ledger.jsonl"));
     config.outcomes = options.outcomes;
+    config.access_token = options.accepted_token.map(str::to_owned);
     config.status_gap_ms = 50;
     (sandbox::start(config, options.clock.clone(), stop.clone()).await.unwrap(), stop)
 }
 
 async fn add_sender(database: &TestDatabase, tenant: &Tenant, sandbox_url: &str, options: &Options) {
+    register(database, tenant, sandbox_url, "access-token-of-the-tests", options.clock.now()).await;
+    senders::set_rate(&database.pool, PHONE_NUMBER_ID, options.rate).await.unwrap();
+}
+
+async fn register(database: &TestDatabase, tenant: &Tenant, sandbox_url: &str, access_token: &str, now: DateTime<Utc>) {
     let sender = NewSender {
         tenant_id: tenant.id,
         phone_number_id: PHONE_NUMBER_ID.to_owned(),
         waba_id: "100000000000001".to_owned(),
         base_url: Some(sandbox_url.to_owned()),
-        access_token: Secret::new("access-token-of-the-tests"),
+        access_token: Secret::new(access_token),
         app_secret: Secret::new(APP_SECRET),
         verify_token: Secret::new(VERIFY_TOKEN),
         sandbox: true,
     };
-    senders::add_sender(&database.pool, sender, options.clock.now()).await.unwrap();
-    senders::set_rate(&database.pool, PHONE_NUMBER_ID, options.rate).await.unwrap();
+    senders::add_sender(&database.pool, sender, now).await.unwrap();
 }

@@ -124,6 +124,7 @@ async fn a_cancelled_campaign_ends_what_waits() {
     let (read, cancelled) = (run["counts"]["read"].as_u64().unwrap(), run["counts"]["cancelled"].as_u64().unwrap());
     assert_eq!(read + cancelled, 100, "{run}");
     assert!(cancelled > 0);
+    engine.quiet().await;
     assert_eq!(engine.ledger().await["accepted"], read, "what was cancelled was not sent");
     engine.stop().await;
 }
@@ -170,5 +171,37 @@ async fn a_test_message_is_an_ordinary_message() {
     assert_eq!((&run["audience"], &run["counts"]["read"]), (&json!(1), &json!(1)), "{run}");
     let message = engine.get(&format!("/v1/messages/{}", answer["message_id"].as_str().unwrap())).await;
     assert_eq!(message["status"], "read");
+    engine.stop().await;
+}
+
+/// WhatsApp refuses the number's token: the run says so and waits, nobody's message is burnt, and it goes on once the
+/// number has a token that works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_token_stalls_the_run_until_a_person_has_acted() {
+    let options = Options { accepted_token: Some("the right token"), rate: 50, ..Options::default() };
+    let engine = Engine::start_with(options).await;
+    engine.contacts("gold", 200).await;
+    let campaign = engine.campaign(|_| {}).await;
+    engine.activate(&campaign).await;
+    let run = engine.runs(&campaign, 1).await[0]["id"].as_str().unwrap().to_owned();
+    let stalled = engine
+        .run_when(&run, "the run is stalled", |run| run["status"] == "stalled" && run["counts"]["dispatching"] == 0)
+        .await;
+    assert_eq!((&stalled["stall_reason"], &stalled["counts"]["pending"]), (&json!("sender_refused"), &json!(200)));
+    assert_eq!(engine.ledger().await["accepted"], 0);
+
+    engine.set_access_token("the right token").await;
+    engine.post(&format!("/v1/campaigns/{campaign}/resume"), &json!({})).await;
+    engine.run_when(&run, "the run goes on", |run| run["status"] != "stalled").await;
+    // What was refused waits a minute before it is tried again; the others need not.
+    engine.run_when(&run, "messages are sent", |run| run["funnel"]["sent"].as_u64().unwrap() > 0).await;
+    engine.post(&format!("/v1/campaigns/{campaign}/cancel"), &json!({})).await;
+    engine
+        .run_when(&run, "nothing of the run is open", |run| {
+            ["pending", "dispatching", "sent"].iter().all(|status| run["counts"][status] == 0)
+        })
+        .await;
+    engine.quiet().await;
+    assert_eq!(engine.ledger().await["doubled"], 0);
     engine.stop().await;
 }

@@ -6,8 +6,10 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use domain::campaign::{Campaign, CampaignCommand, CampaignStatus, Trigger};
+use domain::campaign_run::{CampaignRunCommand, RunStatus};
 use domain::ids::{CampaignId, RunId};
-use infrastructure::event_store::Committed;
+use infrastructure::event_store::{CommandError, Committed};
+use projections::runs;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use utoipa::ToSchema;
@@ -68,7 +70,8 @@ pub(in crate::http) async fn pause(
     change(&state, &caller, id, CampaignCommand::Pause, "paused").await
 }
 
-/// Lets a paused campaign and its runs go on.
+/// Lets a paused campaign and its runs go on, and runs that the engine stopped because WhatsApp refused the number or
+/// the template.
 #[utoipa::path(
     post,
     path = "/v1/campaigns/{id}/resume",
@@ -83,7 +86,27 @@ pub(in crate::http) async fn resume(
     IdPath(id): IdPath,
     _: NoFields,
 ) -> Answer<Json<CampaignAnswer>> {
-    change(&state, &caller, id, CampaignCommand::Resume, "resumed").await
+    let committed = give(&state, &caller, id, CampaignCommand::Resume, "resumed").await?;
+    lift_stalls(&state, &caller, id).await?;
+    answer(&state, &caller, id, &committed).await.map(Json)
+}
+
+/// A stall is the run's own, not the campaign's, so resuming an active campaign lifts it as well.
+async fn lift_stalls(state: &ApiState, caller: &Caller, id: Uuid) -> Answer<()> {
+    for run in runs::read::list_open(&state.pool, Some(caller.tenant.id)).await? {
+        if run.campaign_id != Some(CampaignId(id)) || run.status != RunStatus::Stalled {
+            continue;
+        }
+        match state.give(&state.runs, caller, run.id, CampaignRunCommand::Resume).await {
+            Ok(committed) => {
+                state.reached(run.id.0, &committed).await?;
+            }
+            // It ended in between.
+            Err(CommandError::Refused(_)) => {}
+            Err(error) => return Err(of_store(&error)),
+        }
+    }
+    Ok(())
 }
 
 /// Ends a campaign and its runs; what was not sent is not sent any more.
