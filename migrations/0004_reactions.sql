@@ -39,6 +39,8 @@ CREATE TABLE run_gates (
     state       text NOT NULL CONSTRAINT run_gates_state_check CHECK (state IN ('open', 'paused', 'cancelled', 'expired'))
 ) WITH (fillfactor = 70);
 
+CREATE INDEX run_gates_open ON run_gates (sender_id, lane) WHERE state = 'open';
+
 -- The messages that may be sent, each with the number of its next attempt. Ids only; derived from the log.
 CREATE TABLE ready_list (
     message_id   uuid CONSTRAINT ready_list_pkey PRIMARY KEY,

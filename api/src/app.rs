@@ -85,6 +85,8 @@ pub struct App {
 
 /// How long a stopping engine waits for calls that are under way. Longer than a call may take.
 const DRAIN_MAX: Duration = Duration::from_secs(45);
+/// How long connections are waited for that somebody has not given back.
+const POOL_CLOSE_MAX: Duration = Duration::from_secs(5);
 const CALL_JOURNAL_SLOTS: usize = 4096;
 
 impl App {
@@ -129,7 +131,7 @@ impl App {
         self.stores_stop.cancel();
         self.stores.close();
         drop(tokio::time::timeout(DRAIN_MAX, self.stores.wait()).await);
-        self.pool.close().await;
+        drop(tokio::time::timeout(POOL_CLOSE_MAX, self.pool.close()).await);
     }
 
     fn start_projector_and_http(
@@ -308,7 +310,7 @@ impl Parts {
             ring_max: config.events.feed_ring_max,
         };
         let queue: Arc<dyn DispatchQueue> = match &options.queue {
-            QueueChoice::Postgres => Arc::new(PostgresQueue::new(pool.clone(), options.clock.clone())),
+            QueueChoice::Postgres => Arc::new(PostgresQueue::new(pool.clone(), PostgresQueue::LEASE)),
             QueueChoice::Rabbitmq { url } => {
                 let prefetch = u16::try_from(config.dispatch.claim_batch_max).unwrap_or(u16::MAX);
                 Arc::new(RabbitmqQueue::new(RabbitmqConfig { url: url.clone(), prefetch }))

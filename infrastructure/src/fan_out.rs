@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::contacts::{AudienceMember, audience_member, audience_page};
+use crate::contacts::{AudienceMember, audience_member, audience_page, is_being_changed};
 use crate::event_feed::TableEffect;
 use crate::event_store::{
     Actor, Addressed, Attachment, CampaignRunStore, CommandError, Committed, MessageStore, RecipientRow,
@@ -118,6 +118,10 @@ impl FanOut {
         let Some(definition) = run.definition() else { return Ok(true) };
         if run.status().is_some_and(domain::campaign_run::RunStatus::has_ended) {
             self.end_task(&task).await?;
+            return Ok(true);
+        }
+        if is_being_changed(&self.pool, task.tenant_id).await? {
+            // The task comes again when its lease is over; the runs of other tenants need not wait for this import.
             return Ok(true);
         }
         let (members, last_page) = self.page(&task, definition).await?;

@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use domain::ids::{MessageId, RunId, SenderId, TenantId};
 use domain::message::Lane;
-use infrastructure::clock::Clock;
 use infrastructure::dispatch_queue::{
     Delivery, DispatchConsumer, DispatchItem, DispatchQueue, PostgresQueue, RabbitmqConfig, RabbitmqQueue,
 };
@@ -44,7 +43,6 @@ trait Bench {
 struct PostgresBench {
     queue: PostgresQueue,
     pool: PgPool,
-    clock: Clock,
 }
 
 impl Bench for PostgresBench {
@@ -74,7 +72,7 @@ impl Bench for PostgresBench {
     }
 
     async fn consumer_died(&self) {
-        self.clock.advance(Duration::from_secs(31));
+        // A new consumer frees what the dead one has taken.
     }
 }
 
@@ -161,9 +159,23 @@ fn items_of(deliveries: &[Delivery]) -> Vec<DispatchItem> {
 #[tokio::test]
 async fn the_postgres_queue_conforms() {
     let database = TestDatabase::create().await;
-    let clock = Clock::manual(now() + TimeDelta::seconds(1));
-    let queue = PostgresQueue::new(database.pool.clone(), clock.clone());
-    conformance(&PostgresBench { queue, pool: database.pool.clone(), clock }).await;
+    let queue = PostgresQueue::new(database.pool.clone(), PostgresQueue::LEASE);
+    conformance(&PostgresBench { queue, pool: database.pool.clone() }).await;
+    database.close().await;
+}
+
+/// A claim that was refused as not due yet must not take the message's only way back with it.
+#[tokio::test]
+async fn a_delivery_that_is_discarded_leaves_the_message_on_the_ready_list() {
+    let database = TestDatabase::create().await;
+    let queue = PostgresQueue::new(database.pool.clone(), Duration::from_millis(200));
+    let bench = PostgresBench { queue, pool: database.pool.clone() };
+    bench.publish(&[item(1, 7)]).await;
+    let mut consumer = bench.queue().consumer(SenderId(Uuid::from_u128(7))).await.unwrap();
+    let taken = take(&mut *consumer, 1).await;
+    consumer.discard(&tags(&taken)).await.unwrap();
+    assert!(consumer.next(1, Duration::ZERO).await.unwrap().is_empty(), "it comes again at once");
+    assert_eq!(items(take(&mut *consumer, 1).await), [item(1, 7)], "and again once its lease is over");
     database.close().await;
 }
 

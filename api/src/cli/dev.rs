@@ -22,8 +22,11 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 
 use super::context::Context;
+use super::engine_record::EngineRecord;
+use super::error::Failure;
 use super::sandbox_process::SandboxProcess;
 use crate::app::{App, AppOptions, QueueChoice, Role};
+use crate::config::SandboxConfig;
 use crate::shutdown;
 
 #[derive(Debug, Args)]
@@ -49,6 +52,7 @@ pub const DATABASE: &str = "ektola";
 const TENANT: &str = "demo";
 const ZONE: &str = "Asia/Kolkata";
 const READY_DEADLINE: Duration = Duration::from_secs(30);
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The servers that this process started or took over, stopped in the opposite order.
 #[derive(Default)]
@@ -80,6 +84,7 @@ pub async fn run(args: DevArgs, context: &Context) -> anyhow::Result<()> {
     let config = Arc::new(context.load_config()?);
     let data = &context.data;
     std::fs::create_dir_all(data).with_context(|| format!("the data folder {} cannot be made", data.display()))?;
+    refuse_second_engine(data).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| {
         format!("cannot listen on {}; if another engine runs there, give this one another --listen", args.listen)
     })?;
@@ -99,7 +104,7 @@ pub async fn run(args: DevArgs, context: &Context) -> anyhow::Result<()> {
     };
     shutdown::requested().await;
     app.stop().await;
-    drop(std::fs::remove_file(data.join("engine.json")));
+    EngineRecord::remove(data);
     servers.stop().await;
     Ok(())
 }
@@ -155,21 +160,10 @@ async fn start(
     let address = app.address.context("the engine has no address")?;
     let tenant = tenants::ensure_tenant(&app.pool, TENANT, ZONE, clock.now()).await?;
     let token = token_of(data, &app.pool, &tenant, &clock).await?;
-    if !add_sender_from_environment(&app.pool, &clock, Some(&tenant)).await?
-        && !has_real_sender(&app.pool, &tenant).await?
-    {
-        let webhook_url = format!("http://{address}/webhooks/whatsapp");
-        let sender = sandbox_sender(&app.pool, &tenant, &clock).await?;
-        let sandbox =
-            SandboxProcess::start(data, &webhook_url, sender.app_secret.expose(), &config.sandbox, args.clock).await?;
-        set_sandbox_address(&app.pool, &tenant, sender, &sandbox, &clock).await?;
-        context.out.line(&format!("WhatsApp: the sandbox, at {}", sandbox.url()));
-        servers.sandbox = Some(sandbox);
-    }
-    std::fs::write(
-        data.join("engine.json"),
-        serde_json::json!({"address": address.to_string(), "pid": std::process::id()}).to_string(),
-    )?;
+    add_sender_from_environment(&app.pool, &clock, Some(&tenant)).await?;
+    servers.sandbox = start_sandbox(args, context, &config.sandbox, &app, &tenant, &clock).await?;
+    let private_broker = servers.rabbitmq.as_ref().map(PrivateRabbitmq::amqp_url);
+    EngineRecord::write(data, address, private_broker.as_deref())?;
     wait_until_ready(address).await?;
     context.out.line(&format!("Token:    in {} (tenant {TENANT}, zone {ZONE})", data.join("token").display()));
     context.out.line(&format!(
@@ -179,6 +173,19 @@ async fn start(
     context.out.line(&format!("ready http://{address}"));
     drop(token);
     Ok(app)
+}
+
+/// A second engine on one folder would disturb the first before it failed.
+async fn refuse_second_engine(data: &Path) -> anyhow::Result<()> {
+    let Some(engine) = EngineRecord::read(data).filter(EngineRecord::is_alive) else { return Ok(()) };
+    // The process id alone may be somebody else's by now.
+    let client = reqwest::Client::builder().timeout(LIVENESS_TIMEOUT).no_proxy().build()?;
+    if client.get(format!("http://{}/livez", engine.address)).send().await.is_err() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("an engine runs on {} already, at http://{}", data.display(), engine.address))
+        .next(format!("stop it with Ctrl-C or kill -TERM {}, or give this one another --data DIR", engine.pid))
+        .into())
 }
 
 /// The token stays the same for a folder.
@@ -245,11 +252,40 @@ async fn has_real_sender(pool: &PgPool, tenant: &Tenant) -> anyhow::Result<bool>
     Ok(senders::list_senders(pool, Some(tenant.id)).await?.iter().any(|sender| !sender.sandbox))
 }
 
+/// The sandbox, unless the tenant has had numbers of its own from the first. Beside a number that came later it still sends the runs
+/// that began with it, and posts what it owes.
+async fn start_sandbox(
+    args: &DevArgs,
+    context: &Context,
+    config: &SandboxConfig,
+    app: &App,
+    tenant: &Tenant,
+    clock: &Clock,
+) -> anyhow::Result<Option<SandboxProcess>> {
+    let has_real_sender = has_real_sender(&app.pool, tenant).await?;
+    if has_real_sender && find_sandbox_sender(&app.pool, tenant).await?.is_none() {
+        context.out.line("WhatsApp: numbers of your own; ektola sender list shows them");
+        return Ok(None);
+    }
+    let address = app.address.context("the engine has no address")?;
+    let webhook_url = format!("http://{address}/webhooks/whatsapp");
+    let sender = sandbox_sender(&app.pool, tenant, clock).await?;
+    let secret = sender.app_secret.expose();
+    let sandbox = SandboxProcess::start(&context.data, &webhook_url, secret, config, args.clock).await?;
+    set_sandbox_address(&app.pool, tenant, sender, &sandbox, clock).await?;
+    let role = if has_real_sender { "numbers of your own; for runs that began with it " } else { "" };
+    context.out.line(&format!("WhatsApp: {role}the sandbox, at {}", sandbox.url()));
+    Ok(Some(sandbox))
+}
+
+async fn find_sandbox_sender(pool: &PgPool, tenant: &Tenant) -> anyhow::Result<Option<senders::Sender>> {
+    Ok(senders::list_senders(pool, Some(tenant.id)).await?.into_iter().find(|sender| sender.sandbox))
+}
+
 /// The sandbox's number, with secrets made for this installation; they stay the same, since the sandbox signs
 /// webhooks that it still owes with them.
 async fn sandbox_sender(pool: &PgPool, tenant: &Tenant, clock: &Clock) -> anyhow::Result<senders::Sender> {
-    let known = senders::list_senders(pool, Some(tenant.id)).await?.into_iter().find(|sender| sender.sandbox);
-    if let Some(sender) = known {
+    if let Some(sender) = find_sandbox_sender(pool, tenant).await? {
         return Ok(sender);
     }
     let secret = || Secret::new(tenants::generate_token());

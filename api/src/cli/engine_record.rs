@@ -5,19 +5,39 @@ use std::path::Path;
 
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "engine.json";
 
 /// The content of `engine.json` in the data folder.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineRecord {
     pub address: SocketAddr,
     pub pid: i32,
+    /// The address of the private RabbitMQ, if the engine has one. Whoever can read it is on this machine, as is the
+    /// broker.
+    #[serde(default)]
+    pub private_broker: Option<String>,
 }
 
 impl EngineRecord {
     /// `None`: no engine has said anything, or it was stopped in order.
     pub fn read(data: &Path) -> Option<Self> {
-        serde_json::from_str(&std::fs::read_to_string(data.join("engine.json")).ok()?).ok()
+        serde_json::from_str(&std::fs::read_to_string(data.join(FILE)).ok()?).ok()
+    }
+
+    /// What this process says of itself.
+    pub fn write(data: &Path, address: SocketAddr, private_broker: Option<&str>) -> anyhow::Result<()> {
+        let pid = i32::try_from(std::process::id())?;
+        let record = Self { address, pid, private_broker: private_broker.map(str::to_owned) };
+        std::fs::write(data.join(FILE), serde_json::to_string(&record)?)?;
+        Ok(())
+    }
+
+    /// An engine that was stopped in order says nothing any more.
+    pub fn remove(data: &Path) {
+        // A file that stays is recognized by its process having ended.
+        drop(std::fs::remove_file(data.join(FILE)));
     }
 
     /// Is there a process of this id? After a crash it may be somebody else's.
@@ -38,12 +58,13 @@ mod tests {
     fn an_engine_is_found_by_what_it_wrote() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(EngineRecord::read(folder.path()), None);
-        let own = i32::try_from(std::process::id()).unwrap();
-        std::fs::write(folder.path().join("engine.json"), format!(r#"{{"address":"127.0.0.1:8000","pid":{own}}}"#))
-            .unwrap();
+        let address = "127.0.0.1:8000".parse().unwrap();
+        EngineRecord::write(folder.path(), address, Some("amqp://127.0.0.1:1/")).unwrap();
         let engine = EngineRecord::read(folder.path()).unwrap();
-        assert_eq!(engine.address, "127.0.0.1:8000".parse().unwrap());
+        assert_eq!((engine.address, engine.private_broker.as_deref()), (address, Some("amqp://127.0.0.1:1/")));
         assert!(engine.is_alive());
+        EngineRecord::remove(folder.path());
+        assert_eq!(EngineRecord::read(folder.path()), None);
         // No process id of Linux is that large.
         assert!(!EngineRecord { pid: i32::MAX, ..engine }.is_alive());
     }

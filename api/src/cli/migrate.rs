@@ -1,6 +1,6 @@
 //! `ektola migrate`: brings the database up to date.
 
-use infrastructure::postgres;
+use infrastructure::postgres::{self, MigrateError};
 use serde::Serialize;
 
 use super::context::Context;
@@ -34,7 +34,16 @@ async fn migrate(server: &Server) -> anyhow::Result<Answer> {
             0
         }
     };
-    postgres::migrate(&server.url).await?;
+    postgres::migrate(&server.url).await.map_err(|error| {
+        let next = match error {
+            MigrateError::Connect(_) => "check that the server runs; ektola doctor says more",
+            MigrateError::Migrate(_) => {
+                "if the cause is a permission, as a superuser: ALTER ROLE the login role CREATEROLE, and make it the \
+                 owner of the database"
+            }
+        };
+        Failure::new("the database could not be brought up to date").because(error).next(next)
+    })?;
     match SchemaState::read(&mut server.connect().await?).await? {
         SchemaState::Current { migrations } => Ok(Answer { applied, migrations }),
         _ => Err(Failure::new("the database is not current after its migrations").into()),

@@ -40,8 +40,11 @@ struct RebuildAnswer {
     name: &'static str,
     version: u32,
     position: Position,
+    /// Read and applied here; the engine's own follower may have applied others meanwhile.
     events: u64,
     seconds: f64,
+    #[serde(skip)]
+    taken_over: u64,
 }
 
 pub async fn run(command: ProjectionsCommand, context: &Context) -> anyhow::Result<()> {
@@ -103,16 +106,22 @@ async fn rebuild_one(args: &RebuildArgs, context: &Context) -> anyhow::Result<()
         position: report.position,
         events: report.events,
         seconds: report.seconds,
+        taken_over: report.taken_over,
     };
-    context.out.answer(&answer, |_| {
+    context.out.answer(&answer, |_| answer.text())
+}
+
+impl RebuildAnswer {
+    fn text(&self) -> String {
+        let helper = if self.taken_over > 0 { " here, the others by the running engine," } else { "" };
         format!(
-            "{} is rebuilt: {} events in {}, up to position {}.",
-            answer.name,
-            count(answer.events),
-            took(answer.seconds),
-            count(answer.position)
+            "{} is rebuilt up to position {}: {} events{helper} in {}.",
+            self.name,
+            count(self.position),
+            count(self.events),
+            took(self.seconds)
         )
-    })
+    }
 }
 
 fn took(seconds: f64) -> String {
@@ -138,6 +147,18 @@ mod tests {
         for projection in registry::all() {
             assert!(next.contains(projection.name()), "{next}");
         }
+    }
+
+    #[test]
+    fn events_that_the_engine_applied_are_not_passed_over() {
+        let alone =
+            RebuildAnswer { name: "runs", version: 1, position: 1200, events: 1100, seconds: 2.0, taken_over: 0 };
+        assert_eq!(alone.text(), "runs is rebuilt up to position 1,200: 1,100 events in 2.0 s.");
+        let beside = RebuildAnswer { events: 0, taken_over: 3, ..alone };
+        assert_eq!(
+            beside.text(),
+            "runs is rebuilt up to position 1,200: 0 events here, the others by the running engine, in 2.0 s."
+        );
     }
 
     #[test]

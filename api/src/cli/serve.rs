@@ -9,7 +9,8 @@ use clap::Args;
 use infrastructure::clock::Clock;
 use tokio::net::TcpListener;
 
-use super::context::Context;
+use super::context::{Context, DATABASE_VARIABLE};
+use super::error::UsageError;
 use crate::app::{App, AppOptions, QueueChoice, Role};
 use crate::shutdown;
 
@@ -21,15 +22,17 @@ pub struct ServeArgs {
     /// Where HTTP is served (roles api and webhooks).
     #[arg(long, default_value = "127.0.0.1:8000", env = "EKTOLA_LISTEN")]
     listen: SocketAddr,
-    /// The Postgres database, whose owner the login role must be.
-    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
-    database_url: String,
+    /// The Postgres database, whose owner the login role must be; with a password rather by the environment, since
+    /// arguments show in process lists.
+    #[arg(long, env = DATABASE_VARIABLE, hide_env_values = true)]
+    database_url: Option<String>,
     /// The RabbitMQ broker; without it the dispatch queue is kept in Postgres.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     amqp_url: Option<String>,
 }
 
 pub async fn run(args: ServeArgs, context: &Context) -> anyhow::Result<()> {
+    let database_url = args.database_url.filter(|url| !url.is_empty()).ok_or_else(database_is_missing)?;
     let config = Arc::new(context.load_config()?);
     let roles: BTreeSet<Role> = if args.roles.is_empty() { Role::all() } else { args.roles.into_iter().collect() };
     let listener = if roles.contains(&Role::Api) || roles.contains(&Role::Webhooks) {
@@ -40,7 +43,7 @@ pub async fn run(args: ServeArgs, context: &Context) -> anyhow::Result<()> {
     std::fs::create_dir_all(&context.data)
         .with_context(|| format!("the data folder {} cannot be made", context.data.display()))?;
     let app = App::start(AppOptions {
-        database_url: args.database_url,
+        database_url,
         queue: args
             .amqp_url
             .filter(|url| !url.is_empty())
@@ -60,4 +63,9 @@ pub async fn run(args: ServeArgs, context: &Context) -> anyhow::Result<()> {
     shutdown::requested().await;
     app.stop().await;
     Ok(())
+}
+
+fn database_is_missing() -> UsageError {
+    UsageError::new(format!("no database is named: {DATABASE_VARIABLE} is not set"))
+        .next(format!("set {DATABASE_VARIABLE}=postgres://USER:PASSWORD@HOST/NAME, or try everything with: ektola dev"))
 }

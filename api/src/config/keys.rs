@@ -91,7 +91,6 @@ pub(super) static KEYS: &[Key] = &[
     integer("dispatch", "lease_ttl_s", 1, 300),
     integer("dispatch", "attempts_max", 1, 100),
     text("dispatch", "api_version", is_api_version, "a version such as \"v25.0\""),
-    integer("dispatch", "unconfirmed_after_h", 1, 720),
     integer("webhooks", "interpret_batch_max", 1, 10_000),
     integer("webhooks", "interpret_poll_ms", 1, 10_000),
     integer("webhooks", "interpret_attempts_max", 1, 100),

@@ -164,8 +164,6 @@ pub struct DispatchConfig {
     pub attempts_max: u32,
     /// Version of the Graph API, such as `v25.0`.
     pub api_version: String,
-    /// Time after which an unknown outcome is called unconfirmed, in hours.
-    pub unconfirmed_after_h: u64,
 }
 
 impl DispatchConfig {
@@ -187,10 +185,6 @@ impl DispatchConfig {
 
     pub fn lease_ttl(&self) -> Duration {
         Duration::from_secs(self.lease_ttl_s)
-    }
-
-    pub fn unconfirmed_after(&self) -> Duration {
-        Duration::from_secs(self.unconfirmed_after_h * 60 * 60)
     }
 }
 

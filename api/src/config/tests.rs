@@ -260,13 +260,7 @@ fn keys_that_depend_on_each_other_are_checked_together() {
 
 #[test]
 fn durations_keep_their_units() {
-    let config = environment(&[
-        ("EKTOLA_DISPATCH__CALL_TIMEOUT_S", "7"),
-        ("EKTOLA_DISPATCH__UNCONFIRMED_AFTER_H", "2"),
-        ("EKTOLA_SCHEDULER__POLL_MS", "40"),
-    ])
-    .unwrap();
+    let config = environment(&[("EKTOLA_DISPATCH__CALL_TIMEOUT_S", "7"), ("EKTOLA_SCHEDULER__POLL_MS", "40")]).unwrap();
     assert_eq!(config.dispatch.call_timeout(), Duration::from_secs(7));
-    assert_eq!(config.dispatch.unconfirmed_after(), Duration::from_secs(7_200));
     assert_eq!(config.scheduler.poll(), Duration::from_millis(40));
 }

@@ -19,6 +19,8 @@ pub struct Message {
     pub attempt: u32,
     /// The claim that is open now.
     pub(super) claim_open: bool,
+    /// How often WhatsApp has refused it for now.
+    pub(super) refusals: u32,
     /// The latest attempt that was deferred; 0 if none was.
     pub(super) deferred: u32,
     /// A deferred message is not due before this.
@@ -45,6 +47,11 @@ pub(super) struct Facts {
 }
 
 impl Message {
+    /// How often WhatsApp has refused it for now. Attempts that ended without a call are not among them.
+    pub fn refusals(&self) -> u32 {
+        self.refusals
+    }
+
     /// `None` for a message that does not exist.
     pub fn status(&self) -> Option<MessageStatus> {
         self.origin.as_ref().map(|origin| origin.status)
@@ -107,6 +114,7 @@ impl Decider for Message {
             MessageEvent::Deferred { attempt, until, .. } => {
                 self.claim_open = false;
                 self.deferred = *attempt;
+                self.refusals += 1;
                 self.not_before = Some(*until);
                 self.ready_for_another_attempt();
             }

@@ -93,9 +93,14 @@ impl Saga for ScheduleSaga {
         let campaign = CampaignId(key);
         let due: Vec<Occurrence> = state
             .upcoming(plan)
-            .take(OCCURRENCES_PER_WAKING_MAX)
+            .take(OCCURRENCES_PER_WAKING_MAX + 1)
             .take_while(|occurrence| occurrence.at <= now)
             .collect();
+        if state.phase == Phase::Active && due.len() > OCCURRENCES_PER_WAKING_MAX {
+            // The latest is not among these; it comes with a later waking.
+            let earlier = &due[..OCCURRENCES_PER_WAKING_MAX];
+            return earlier.iter().map(|missed| plan.skip(campaign, missed, SkippedBecause::Missed)).collect();
+        }
         let Some((latest, earlier)) = due.split_last() else {
             let over =
                 state.phase == Phase::Active && state.open_runs.is_empty() && state.upcoming(plan).next().is_none();

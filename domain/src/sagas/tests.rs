@@ -192,6 +192,21 @@ fn after_an_absence_the_latest_occurrence_runs_and_those_before_it_are_skipped()
 }
 
 #[test]
+fn after_a_year_of_absence_one_occurrence_runs() {
+    let mut player = scheduled(Recurrence::Daily, day(1, 10), None);
+    player.campaign(CampaignEvent::Activated { at: day(0, 9) });
+    let now = day(0, 12) + TimeDelta::days(365);
+    let mut triggered = Vec::new();
+    for _ in 0..10 {
+        for command in player.wake(now) {
+            triggered.extend(triggered_at(&command));
+            happen(&mut player, command);
+        }
+    }
+    assert_eq!(triggered, [day(0, 10) + TimeDelta::days(365)]);
+}
+
+#[test]
 fn nothing_runs_long_after_the_end_and_the_campaign_completes() {
     let mut player = scheduled(Recurrence::Daily, day(1, 10), Some(day(3, 23)));
     player.campaign(CampaignEvent::Activated { at: day(0, 9) });

@@ -12,6 +12,7 @@ pub use self::audience::{AudienceMember, audience_member, audience_page};
 pub use self::import::{
     FileFault, ImportError, ImportOptions, ImportProgress, ImportReport, ImportStage, RowError, import,
 };
+pub use self::position::is_being_changed;
 pub use self::queries::{
     Contact, ContactFilter, ContactPage, SegmentCount, ensure_contact, find_by_phone, list_contacts, list_segments,
     segment_exists,

@@ -7,7 +7,7 @@
 //! thus read no page before the change is complete, and sees all of it or nothing.
 
 use domain::ids::TenantId;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, PgPool};
 
 /// "EKTC" in ASCII: the class of the advisory locks of contacts.
 const LOCK_CLASS: i32 = 0x454B_5443;
@@ -35,4 +35,17 @@ pub(super) async fn lock_for_reading_in_tx(connection: &mut PgConnection, tenant
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Is an import of the tenant being written at this moment? Whoever reads its audience now would wait for it.
+pub async fn is_being_changed(pool: &PgPool, tenant: TenantId) -> Result<bool, sqlx::Error> {
+    // In a statement of its own, so that the lock, if it is had, is given back at once.
+    let free = sqlx::query_scalar!(
+        r#"SELECT pg_try_advisory_xact_lock_shared($1, hashtext($2)) AS "free!""#,
+        LOCK_CLASS,
+        tenant.to_string()
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(!free)
 }

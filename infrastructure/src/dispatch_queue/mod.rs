@@ -62,8 +62,12 @@ pub trait DispatchConsumer: Send {
     /// Takes what is there, at most `max`; waits at most `wait` for the first. May come back empty.
     async fn next(&mut self, max: usize, wait: Duration) -> Result<Vec<Delivery>, QueueError>;
 
-    /// The claim is committed or can never be: a redelivery would be worthless.
+    /// The claim is committed: the delivery has done its work.
     async fn ack(&mut self, tags: &[u64]) -> Result<(), QueueError>;
+
+    /// No claim came of this delivery, and none would come of the same delivery again. The queue forgets the delivery;
+    /// whether the message is still to be sent is the ready list's to say.
+    async fn discard(&mut self, tags: &[u64]) -> Result<(), QueueError>;
 
     /// Not claimed: somebody may have it again.
     async fn give_back(&mut self, tags: &[u64]) -> Result<(), QueueError>;

@@ -184,6 +184,10 @@ impl DispatchConsumer for RabbitmqConsumer {
         Ok(())
     }
 
+    async fn discard(&mut self, tags: &[u64]) -> Result<(), QueueError> {
+        self.ack(tags).await
+    }
+
     async fn give_back(&mut self, tags: &[u64]) -> Result<(), QueueError> {
         for tag in tags {
             let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };

@@ -45,8 +45,10 @@ impl CallContext {
     /// before the first byte leaves, and is cleared only when the outcome is in the log.
     pub(super) async fn perform(&self, claim: Claim, call: PreparedCall, slot: Instant) {
         tokio::select! {
-            () = tokio::time::sleep_until(slot) => {}
+            // A call whose slot has come must not begin once the engine is stopping.
+            biased;
             () = self.shutdown.cancelled() => return self.release(&claim, ReleaseReason::Shutdown).await,
+            () = tokio::time::sleep_until(slot) => {}
         }
         // Both clocks: a wall clock that is set back, or a process that was frozen, must not make a late call.
         if self.dispatcher.clock.now() >= claim.deadline || Instant::now() >= claim.deadline_monotonic {
@@ -63,7 +65,7 @@ impl CallContext {
         };
         let outcome = self.dispatcher.client.call(call).await;
         tracing::debug!(message.id = %claim.item.message_id, receipt = claim.receipt, "called");
-        let stall = self.heed(&outcome, claim.item.attempt);
+        let stall = self.heed(&outcome, claim.refusals);
         let (command, attachment) = self.command(&claim, outcome);
         if self.record(&claim, command, attachment).await {
             mark.clear();
@@ -98,11 +100,13 @@ impl CallContext {
                 (MessageCommand::MarkSent { attempt: Some(attempt), acceptance, at }, Some(known_by))
             }
             SendOutcome::Refused { code, class, .. } => (MessageCommand::MarkFailed { code, class, at }, None),
-            SendOutcome::Deferred { code, .. } if attempt >= self.dispatcher.config.attempts_max => {
+            SendOutcome::Deferred { code, .. } if claim.refusals + 1 >= self.dispatcher.config.attempts_max => {
                 (MessageCommand::MarkFailed { code, class: FailureClass::RetriesExhausted, at }, None)
             }
-            SendOutcome::Deferred { code, after, scope, .. } => {
-                let wait = TimeDelta::from_std(grown_wait(after, scope, attempt - 1)).unwrap_or(TimeDelta::days(1));
+            SendOutcome::Deferred { code, after, scope, stall } => {
+                // What waits for a person does not wait longer for having been tried more often.
+                let refusals = if stall.is_some() { 0 } else { claim.refusals };
+                let wait = TimeDelta::from_std(grown_wait(after, scope, refusals)).unwrap_or(TimeDelta::days(1));
                 (MessageCommand::Defer { attempt, until: at + wait, code }, None)
             }
             SendOutcome::NotConnected => {
@@ -116,13 +120,13 @@ impl CallContext {
     }
 
     /// What an outcome means for more than its own message.
-    fn heed(&self, outcome: &SendOutcome, attempt: u32) -> Option<StallReason> {
+    fn heed(&self, outcome: &SendOutcome, refusals: u32) -> Option<StallReason> {
         let (code, stall, wait) = match outcome {
             SendOutcome::Accepted { .. } => return None,
             SendOutcome::Refused { code, stall, .. } => (*code, *stall, None),
             SendOutcome::Deferred { code, after, scope, stall } => {
                 let whole_sender = matches!(scope, RetryScope::Sender | RetryScope::Account);
-                (*code, *stall, whole_sender.then(|| grown_wait(*after, *scope, attempt - 1)))
+                (*code, *stall, whole_sender.then(|| grown_wait(*after, *scope, refusals)))
             }
             SendOutcome::NotConnected => (0, None, Some(Duration::from_secs(1))),
             SendOutcome::Unknown { stall, .. } => (0, *stall, None),

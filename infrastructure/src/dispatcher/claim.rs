@@ -1,6 +1,6 @@
 //! Claims: the right to call, and what this process is doing with the rights it holds.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
@@ -13,18 +13,20 @@ use crate::dispatch_queue::DispatchItem;
 use crate::event_store::{Actor, Addressed, CommandError, Committed, MessageStore};
 
 /// The attempts that this process has begun or is about to begin. The sweeper leaves them alone.
+///
+/// Counted, because a second delivery of an attempt enters and leaves while the first one's claim still lives.
 #[derive(Clone, Default)]
-pub struct InFlight(Arc<Mutex<HashSet<(MessageId, u32)>>>);
+pub struct InFlight(Arc<Mutex<HashMap<(MessageId, u32), usize>>>);
 
 impl InFlight {
     pub(super) fn enter(&self, item: &DispatchItem) -> InFlightGuard {
         let key = (item.message_id, item.attempt);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
         InFlightGuard { all: self.clone(), key }
     }
 
     pub(super) fn contains(&self, message: MessageId, attempt: u32) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&(message, attempt))
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&(message, attempt))
     }
 }
 
@@ -36,7 +38,13 @@ pub(super) struct InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.key);
+            }
+        }
     }
 }
 
@@ -45,6 +53,8 @@ impl Drop for InFlightGuard {
 pub(super) struct Claim {
     pub(super) item: DispatchItem,
     pub(super) receipt: Position,
+    /// How often WhatsApp has refused the message for now; attempts that were never made do not count.
+    pub(super) refusals: u32,
     pub(super) deadline: DateTime<Utc>,
     /// The same deadline for a process whose wall clock is set back.
     pub(super) deadline_monotonic: tokio::time::Instant,
@@ -92,9 +102,14 @@ pub(super) async fn claim(
         .zip(answers)
         .map(|((item, guard), answer)| match answer {
             Ok(committed) => match receipt(&committed, item.attempt) {
-                Some(receipt) => {
-                    ClaimOutcome::Claimed(Claim { item, receipt, deadline, deadline_monotonic, _in_flight: guard })
-                }
+                Some(receipt) => ClaimOutcome::Claimed(Claim {
+                    item,
+                    receipt,
+                    refusals: committed.state.refusals(),
+                    deadline,
+                    deadline_monotonic,
+                    _in_flight: guard,
+                }),
                 None => ClaimOutcome::Worthless,
             },
             Err(CommandError::Refused(refusal)) => {
@@ -117,4 +132,30 @@ fn receipt(committed: &Committed<Message>, wanted: u32) -> Option<Position> {
         MessageEvent::DispatchStarted { attempt, .. } if *attempt == wanted => Some(*position),
         _ => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::ids::{RunId, SenderId, TenantId};
+    use domain::message::Lane;
+
+    use super::*;
+
+    #[test]
+    fn an_attempt_is_in_flight_until_its_last_delivery_has_left() {
+        let item = DispatchItem {
+            message_id: MessageId(Uuid::from_u128(1)),
+            attempt: 1,
+            tenant_id: TenantId(Uuid::nil()),
+            run_id: RunId(Uuid::nil()),
+            sender_id: SenderId(Uuid::nil()),
+            lane: Lane::Utility,
+        };
+        let in_flight = InFlight::default();
+        let claimed = in_flight.enter(&item);
+        drop(in_flight.enter(&item));
+        assert!(in_flight.contains(item.message_id, 1), "a duplicate delivery took the claim's place away");
+        drop(claimed);
+        assert!(!in_flight.contains(item.message_id, 1));
+    }
 }

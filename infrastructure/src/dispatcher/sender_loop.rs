@@ -7,6 +7,7 @@ use std::time::Duration;
 use domain::campaign_run::RunDefinition;
 use domain::ids::{ContactId, RunId};
 use domain::message::ReleaseReason;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,7 +41,7 @@ pub(super) struct SenderLoop {
     sender: Sender,
     holder: Uuid,
     calls: TaskTracker,
-    permits: Arc<tokio::sync::Semaphore>,
+    permits: Arc<Semaphore>,
     /// Nothing of this sender is called before this: WhatsApp asked for a pause.
     held_until: Arc<Mutex<Option<Instant>>>,
     runs: HashMap<RunId, Arc<RunDefinition>>,
@@ -56,7 +57,7 @@ enum LoopError {
 
 impl SenderLoop {
     pub(super) fn new(dispatcher: Dispatcher, sender: Sender, holder: Uuid, calls: TaskTracker) -> Self {
-        let permits = Arc::new(tokio::sync::Semaphore::new(dispatcher.config.concurrency_max));
+        let permits = Arc::new(Semaphore::new(dispatcher.config.concurrency_max));
         let held_until = Arc::new(Mutex::new(None));
         Self { dispatcher, sender, holder, calls, permits, held_until, runs: HashMap::new() }
     }
@@ -147,6 +148,15 @@ impl SenderLoop {
         pacer: &mut Pacer,
         shutdown: &CancellationToken,
     ) -> Result<(), LoopError> {
+        // Before the claims: a call that had to wait for a permit after its slot would leave together with others. This
+        // loop is the only one that takes permits, and it asked for no more than there were.
+        let wanted = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        let Ok(permits) = self.permits.clone().try_acquire_many_owned(wanted) else {
+            return consumer
+                .give_back(&batch.iter().map(|delivery| delivery.tag).collect::<Vec<_>>())
+                .await
+                .map_err(LoopError::from);
+        };
         let terms = Terms {
             at: self.dispatcher.clock.now(),
             ttl: self.dispatcher.config.claim_ttl,
@@ -154,29 +164,36 @@ impl SenderLoop {
         };
         let (tags, items): (Vec<u64>, Vec<_>) = batch.into_iter().map(|delivery| (delivery.tag, delivery.item)).unzip();
         let outcomes = claim(&self.dispatcher.messages, &self.dispatcher.in_flight, items, &terms).await;
-        let (mut settled, mut unsettled, mut claims) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut won, mut worthless, mut unsettled, mut claims) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (tag, outcome) in tags.into_iter().zip(outcomes) {
             match outcome {
                 ClaimOutcome::Claimed(claim) => {
-                    settled.push(tag);
+                    won.push(tag);
                     claims.push(claim);
                 }
-                ClaimOutcome::Worthless => settled.push(tag),
+                ClaimOutcome::Worthless => worthless.push(tag),
                 ClaimOutcome::NotNow => unsettled.push(tag),
             }
         }
         // The claims stand in the log, so a redelivery may never call: acknowledging now only frees the queue. A
         // failure here loses nothing, and what was claimed is called all the same.
         let acknowledged = async {
-            consumer.ack(&settled).await?;
+            consumer.ack(&won).await?;
+            consumer.discard(&worthless).await?;
             consumer.give_back(&unsettled).await
         }
         .await;
-        self.call_all(claims, pacer, shutdown).await;
+        self.call_all(claims, permits, pacer, shutdown).await;
         acknowledged.map_err(LoopError::from)
     }
 
-    async fn call_all(&mut self, claims: Vec<Claim>, pacer: &mut Pacer, shutdown: &CancellationToken) {
+    async fn call_all(
+        &mut self,
+        claims: Vec<Claim>,
+        mut permits: OwnedSemaphorePermit,
+        pacer: &mut Pacer,
+        shutdown: &CancellationToken,
+    ) {
         let context =
             CallContext::new(self.dispatcher.clone(), self.sender.id, self.held_until.clone(), shutdown.clone());
         let readied = match self.ready(&claims).await {
@@ -193,10 +210,10 @@ impl SenderLoop {
             match readied {
                 Readied::Call(call) => {
                     let slot = pacer.reserve(Instant::now());
-                    let (context, permits) = (context.clone(), self.permits.clone());
+                    let (context, permit) = (context.clone(), permits.split(1));
                     self.calls.spawn(async move {
-                        let _permit = permits.acquire_owned().await;
                         context.perform(claim, *call, slot).await;
+                        drop(permit);
                     });
                 }
                 Readied::Blocked(reason) => {
@@ -213,6 +230,10 @@ impl SenderLoop {
 
     /// Builds the calls, after the last look at what forbids them.
     async fn ready(&mut self, claims: &[Claim]) -> Result<Vec<Readied>, LoopError> {
+        // New secrets count from the next call on: a run that is resumed with a new token must not meet the old one.
+        if let Some(sender) = senders::sender(&self.dispatcher.pool, self.sender.id).await? {
+            self.sender = sender;
+        }
         let ids: Vec<Uuid> = claims.iter().map(|claim| claim.item.message_id.0).collect();
         let recipients: HashMap<Uuid, Recipient> = sqlx::query!(
             "SELECT message_id, contact_id, phone, variables FROM message_recipients WHERE message_id = ANY($1)",

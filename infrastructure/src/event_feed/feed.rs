@@ -43,8 +43,13 @@ impl Default for FeedConfig {
     }
 }
 
+/// A database that has not answered by then is gone without a goodbye. A mark that waits for a slow writer takes less.
+const READ_MAX: Duration = Duration::from_secs(60);
+
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
+    #[error("the database did not answer in time")]
+    TimedOut,
     #[error(transparent)]
     Mark(#[from] MarkError),
     #[error("the events after position {after} could not be read")]
@@ -144,7 +149,8 @@ impl EventFeed {
     async fn poll(self, mut high_water: HighWaterMark, publish: watch::Sender<Position>, shutdown: CancellationToken) {
         let mut failing = false;
         loop {
-            let pause = match self.read_on(&mut high_water, &publish).await {
+            let reading = tokio::time::timeout(READ_MAX, self.read_on(&mut high_water, &publish));
+            let pause = match reading.await.unwrap_or(Err(FeedError::TimedOut)) {
                 Ok(true) => self.config.poll_busy,
                 Ok(false) => self.config.poll_idle,
                 Err(error) => {

@@ -30,6 +30,8 @@ pub trait TableEffect: Send + Sync {
 /// The checkpoint is stored after so many events without interest, or once the log has been quiet for a while.
 const IDLE_CHECKPOINT_EVERY: Position = 5_000;
 const QUIET: Duration = Duration::from_secs(1);
+/// A database that has not answered by then is gone without a goodbye.
+const APPLY_MAX: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
@@ -95,8 +97,9 @@ async fn follow_from_checkpoint(
         let quiet = batch.up_to == seen;
         let concerned = batch.events.iter().any(|event| effect.concerns(event));
         if concerned || quiet || batch.up_to - stored >= IDLE_CHECKPOINT_EVERY {
-            let applied = apply_batch(pool, effect, &batch, stored)
+            let applied = tokio::time::timeout(APPLY_MAX, apply_batch(pool, effect, &batch, stored))
                 .await
+                .unwrap_or(Err(sqlx::Error::PoolTimedOut))
                 .map_err(|source| FollowError::Apply { up_to: batch.up_to, source })?;
             if !applied {
                 return Ok(());

@@ -16,8 +16,13 @@ use sqlx::PgPool;
 const RECHECK: Duration = Duration::from_millis(2);
 
 #[derive(Debug, thiserror::Error)]
-#[error("the high-water mark of the log could not be read")]
-pub struct MarkError(#[from] sqlx::Error);
+pub enum MarkError {
+    #[error("the high-water mark of the log could not be read")]
+    Database(#[from] sqlx::Error),
+    /// The database was restored, or another one has taken its place. What was read before may never have happened.
+    #[error("the log ends at {now}, but it was at {before} before: the database was replaced; restart the engine")]
+    WentBack { before: Position, now: Position },
+}
 
 /// Reads marks; remembers the last one, so that an idle log costs one cheap query.
 #[derive(Debug)]
@@ -43,7 +48,10 @@ impl HighWaterMark {
         if seen.last_position > self.last && !seen.writers.is_empty() {
             self.wait_for(seen.writers).await?;
         }
-        self.last = self.last.max(seen.last_position);
+        if seen.last_position < self.last {
+            return Err(MarkError::WentBack { before: self.last, now: seen.last_position });
+        }
+        self.last = seen.last_position;
         Ok(self.last)
     }
 

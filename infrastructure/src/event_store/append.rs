@@ -79,7 +79,7 @@ pub(super) async fn append_in_tx(
     }
     // Sorted by key, so that two batches that overlap meet in the same order and cannot deadlock. The positions of
     // one aggregate follow its sequence for the same reason. An attachment is written only for an aggregate of which
-    // something was appended. The upsert of provider_messages fills in the message of a row that a status, which came
+    // something was appended. Several statuses of one message name the same row, which may be touched once. The upsert of provider_messages fills in the message of a row that a status, which came
     // first, has created.
     let appended = sqlx::query!(
         r#"
@@ -103,12 +103,13 @@ pub(super) async fn append_in_tx(
             ON CONFLICT (message_id) DO NOTHING
         ), provider AS (
             INSERT INTO provider_messages (sender_id, wamid, message_id, created_at)
-            SELECT p.sender_id, p.wamid, p.message_id, p.created_at
+            SELECT DISTINCT ON (p.sender_id, p.wamid) p.sender_id, p.wamid, p.message_id, p.created_at
             FROM unnest($13::uuid[], $14::uuid[], $15::text[], $16::timestamptz[])
                 AS p(message_id, sender_id, wamid, created_at)
             JOIN winners w ON w.id = p.message_id
             ORDER BY p.sender_id, p.wamid
             ON CONFLICT (sender_id, wamid) DO UPDATE SET message_id = excluded.message_id
+            WHERE provider_messages.message_id IS DISTINCT FROM excluded.message_id
         )
         SELECT aggregate_id AS "aggregate_id!", sequence AS "sequence!", position AS "position!" FROM appended
         "#,

@@ -5,6 +5,7 @@
 //! a lone command waits for nobody. Commands are routed to writers by aggregate, so that two writers of one process
 //! never race for the same message.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use domain::aggregate::{CommandEnvelope, Decider};
@@ -39,6 +40,9 @@ impl Default for BatchConfig {
     }
 }
 
+/// A database that has not answered by then is gone without a goodbye. Whether it committed is not known, so nobody gets
+/// a receipt.
+const ROUND_MAX: Duration = Duration::from_secs(30);
 /// Commands that may wait in front of one writer; callers beyond that wait to be let in.
 const QUEUE_MAX: usize = 4096;
 
@@ -170,7 +174,10 @@ where
     async fn commit(&self, mut batch: Vec<Job<A>>) {
         for _ in 0..=self.config.conflict_retries_max {
             let commands: Vec<&Command<A>> = batch.iter().map(|job| &job.command).collect();
-            let outcomes = run_round::<A, A::Kind>(&self.pool, &commands).await;
+            let round = run_round::<A, A::Kind>(&self.pool, &commands);
+            let Ok(outcomes) = tokio::time::timeout(ROUND_MAX, round).await else {
+                return refuse_all(batch);
+            };
             let mut lost = Vec::new();
             for (job, outcome) in batch.into_iter().zip(outcomes) {
                 match outcome {
@@ -188,5 +195,13 @@ where
         for job in batch {
             drop(job.answer.send(Err(CommandError::Conflict { attempts })));
         }
+    }
+}
+
+fn refuse_all<A: Commanded>(batch: Vec<Job<A>>) {
+    let source: Arc<dyn std::error::Error + Send + Sync> =
+        Arc::new(std::io::Error::new(std::io::ErrorKind::TimedOut, "the database did not answer in time"));
+    for job in batch {
+        drop(job.answer.send(Err(CommandError::Unavailable(source.clone()))));
     }
 }

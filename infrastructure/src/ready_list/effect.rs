@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 use crate::event_feed::TableEffect;
 
+/// Due whatever the clock shows, also when it was set back; within a run the message ids give the order.
+const AT_ONCE: DateTime<Utc> = DateTime::UNIX_EPOCH;
 /// A message whose connection to WhatsApp could not be made is tried again after this.
 const NOT_CONNECTED_PAUSE: TimeDelta = TimeDelta::seconds(5);
 
@@ -70,8 +72,9 @@ async fn apply_gate(
         CampaignRunEvent::Paused { .. } | CampaignRunEvent::Stalled { .. } => "paused",
         CampaignRunEvent::Resumed { .. } => "open",
         CampaignRunEvent::Cancelled { .. } => "cancelled",
-        CampaignRunEvent::Expired { .. } => "expired",
-        CampaignRunEvent::AudienceResolved { .. } | CampaignRunEvent::Completed { .. } => return Ok(()),
+        // What becomes pending after its run has completed is not sent any more.
+        CampaignRunEvent::Expired { .. } | CampaignRunEvent::Completed { .. } => "expired",
+        CampaignRunEvent::AudienceResolved { .. } => return Ok(()),
     };
     sqlx::query!("UPDATE run_gates SET state = $2 WHERE run_id = $1", event.aggregate_id, state)
         .execute(connection)
@@ -95,7 +98,7 @@ impl Place {
             due_at,
         };
         match message {
-            MessageEvent::Queued { .. } => ready(1, event.at),
+            MessageEvent::Queued { .. } => ready(1, AT_ONCE),
             MessageEvent::DispatchStarted { transition, attempt, deadline, journal_id } => Self::Claimed {
                 run_id: transition.run_id.0,
                 tenant_id: event.tenant_id.0,
@@ -104,8 +107,8 @@ impl Place {
                 deadline: *deadline,
             },
             MessageEvent::DispatchReleased { attempt, reason, .. } => {
-                let pause = match reason {
-                    ReleaseReason::NotConnected => NOT_CONNECTED_PAUSE,
+                let due_at = match reason {
+                    ReleaseReason::NotConnected => event.at + NOT_CONNECTED_PAUSE,
                     ReleaseReason::RunPaused
                     | ReleaseReason::RunEnded
                     | ReleaseReason::CampaignPaused
@@ -113,13 +116,13 @@ impl Place {
                     | ReleaseReason::ContactOptedOut
                     | ReleaseReason::DeadlinePassed
                     | ReleaseReason::Shutdown
-                    | ReleaseReason::NeverCalled => TimeDelta::zero(),
+                    | ReleaseReason::NeverCalled => AT_ONCE,
                 };
-                ready(attempt + 1, event.at + pause)
+                ready(attempt + 1, due_at)
             }
             MessageEvent::Deferred { attempt, until, .. } => ready(attempt + 1, *until),
             MessageEvent::Settled { transition, attempt, .. } if transition.to == MessageStatus::Pending => {
-                ready(attempt + 1, event.at)
+                ready(attempt + 1, AT_ONCE)
             }
             MessageEvent::Skipped { .. }
             | MessageEvent::Sent { .. }

@@ -7,16 +7,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use domain::aggregate::CommandEnvelope;
 use domain::ids::{MessageId, RunId, SenderId, TenantId};
 use domain::message::{Lane, MessageCommand};
+use futures::FutureExt;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::dispatch_queue::{DispatchItem, DispatchQueue, QueueError};
 use crate::event_store::{Actor, Addressed, CommandError, MessageStore};
+use crate::lease;
 
 #[derive(Debug, Clone)]
 pub struct FeederConfig {
@@ -27,6 +29,10 @@ pub struct FeederConfig {
     pub republish_after: Duration,
 }
 
+const LEASE: &str = "feeder";
+const LEASE_TTL: Duration = Duration::from_secs(5);
+/// How often lost messages and those of ended runs are looked for.
+const CHORES: Duration = Duration::from_secs(1);
 /// Messages of one run that has ended which are ended in one go.
 const ENDED_PAGE: i64 = 500;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -52,11 +58,25 @@ enum FeedError {
 impl Feeder {
     /// Runs until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
+        let holder = Uuid::new_v4();
         let mut failing = false;
+        let mut holding = false;
+        let mut chores = tokio::time::interval(CHORES);
+        chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let chores_are_due = chores.tick().now_or_never().is_some();
             let turn = async {
-                self.republish().await?;
-                self.end_messages_of_ended_runs().await?;
+                // Two feeders would publish the same rows twice: harmless, and a waste.
+                if chores_are_due {
+                    holding = lease::hold(&self.pool, LEASE, holder, LEASE_TTL).await?;
+                }
+                if !holding {
+                    return Ok(());
+                }
+                if chores_are_due {
+                    self.republish().await?;
+                    self.end_messages_of_ended_runs().await?;
+                }
                 self.feed().await
             };
             let pause = match turn.await {
@@ -78,8 +98,11 @@ impl Feeder {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => break,
             }
+        }
+        if let Err(error) = lease::release(&self.pool, LEASE, holder).await {
+            tracing::debug!(%error, "the feeder's lease ends by itself");
         }
     }
 
@@ -158,14 +181,19 @@ impl Feeder {
             lanes.push(item.lane.name().to_owned());
         }
         sqlx::query!(
-            "UPDATE ready_list r SET published_at = $5, sender_id = t.sender_id, lane = t.lane
-             FROM unnest($1::uuid[], $2::integer[], $3::uuid[], $4::text[]) AS t(message_id, attempt, sender_id, lane)
-             WHERE r.message_id = t.message_id AND r.attempt = t.attempt AND r.published_at IS NULL",
+            "UPDATE ready_list r SET published_at = clock_timestamp(), sender_id = t.sender_id, lane = t.lane
+             FROM (
+                 SELECT u.* FROM unnest($1::uuid[], $2::integer[], $3::uuid[], $4::text[])
+                     AS u(message_id, attempt, sender_id, lane)
+                 JOIN ready_list l
+                   ON l.message_id = u.message_id AND l.attempt = u.attempt AND l.published_at IS NULL
+                 FOR UPDATE OF l SKIP LOCKED
+             ) t
+             WHERE r.message_id = t.message_id",
             &ids,
             &attempts,
             &senders,
             &lanes,
-            self.clock.now(),
         )
         .execute(&self.pool)
         .await?;
@@ -173,12 +201,13 @@ impl Feeder {
     }
 
     async fn republish(&self) -> Result<(), FeedError> {
-        let before = self.clock.now() - TimeDelta::from_std(self.config.republish_after).unwrap_or(TimeDelta::MAX);
         let lost = sqlx::query!(
-            "UPDATE ready_list SET published_at = NULL, leased_until = NULL
-             WHERE published_at < $1 AND (leased_until IS NULL OR leased_until < $2)",
-            before,
-            self.clock.now(),
+            "UPDATE ready_list SET published_at = NULL, leased_until = NULL WHERE message_id IN (
+                 SELECT message_id FROM ready_list
+                 WHERE published_at < clock_timestamp() - make_interval(secs => $1)
+                   AND (leased_until IS NULL OR leased_until < clock_timestamp())
+                 FOR UPDATE SKIP LOCKED)",
+            self.config.republish_after.as_secs_f64(),
         )
         .execute(&self.pool)
         .await?;
@@ -191,8 +220,14 @@ impl Feeder {
     /// What waits in a run that was cancelled or has expired is ended, page by page.
     async fn end_messages_of_ended_runs(&self) -> Result<(), FeedError> {
         let rows = sqlx::query!(
-            "SELECT r.message_id, r.tenant_id, g.state FROM run_gates g JOIN ready_list r ON r.run_id = g.run_id
-             WHERE g.state IN ('cancelled', 'expired') LIMIT $1",
+            // The order by is what makes the planner take the index of unpublished rows; what is published comes back.
+            r#"SELECT r.message_id AS "message_id!", r.tenant_id AS "tenant_id!", g.state
+               FROM run_gates g
+               CROSS JOIN LATERAL (
+                   SELECT message_id, tenant_id FROM ready_list WHERE run_id = g.run_id AND published_at IS NULL
+                   ORDER BY due_at, message_id LIMIT $1
+               ) r
+               WHERE g.state IN ('cancelled', 'expired') LIMIT $1"#,
             ENDED_PAGE,
         )
         .fetch_all(&self.pool)

@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use domain::aggregate::CommandEnvelope;
 use domain::ids::{MessageId, SenderId, TenantId};
 use domain::message::{Acceptance, FailureClass, MessageCommand, MessageError};
+use futures::FutureExt;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -30,7 +31,11 @@ pub struct InterpreterConfig {
 }
 
 /// A body that is being interpreted is not taken by anybody else for this long.
-const LEASE: TimeDelta = TimeDelta::seconds(30);
+const LEASE_S: f64 = 15.0;
+/// How often waiting statuses are looked through while none is taken up.
+const WAITING_POLL: Duration = Duration::from_secs(1);
+/// A status whose message is still not known after this belongs to another application that sends from the same number.
+const WAITING_MAX: TimeDelta = TimeDelta::hours(1);
 /// Waiting statuses taken up in one go.
 const WAITING_PAGE: i64 = 1000;
 
@@ -82,10 +87,13 @@ impl Interpreter {
     /// Runs until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut failing = false;
+        let mut look_at_waiting = tokio::time::interval(WAITING_POLL);
+        look_at_waiting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let waiting_is_due = look_at_waiting.tick().now_or_never().is_some();
             let turn = async {
                 let bodies = self.interpret_pending().await?;
-                let waiting = self.apply_waiting().await?;
+                let waiting = waiting_is_due && self.apply_waiting().await?;
                 Ok::<bool, InterpretError>(bodies || waiting)
             };
             let pause = match turn.await {
@@ -113,10 +121,18 @@ impl Interpreter {
         if bodies.is_empty() {
             return Ok(false);
         }
+        let interpreted = self.interpret(&bodies).await;
+        if interpreted.is_err() {
+            self.give_back(&bodies).await?;
+        }
+        interpreted.map(|()| true)
+    }
+
+    async fn interpret(&self, bodies: &[Body]) -> Result<(), InterpretError> {
         let owners = self.owners().await?;
         let mut located = Vec::new();
         let mut parked = Vec::new();
-        for body in &bodies {
+        for body in bodies {
             locate(body, &owners, &mut located, &mut parked);
         }
         self.apply(located, &mut parked).await?;
@@ -127,41 +143,49 @@ impl Interpreter {
         }
         sqlx::query!("DELETE FROM webhook_pending WHERE body_id = ANY($1)", &ids).execute(&mut *tx).await?;
         tx.commit().await?;
-        Ok(true)
+        Ok(())
+    }
+
+    /// The store was in trouble, not the bodies: they come again at once, and it does not count against them.
+    async fn give_back(&self, bodies: &[Body]) -> Result<(), sqlx::Error> {
+        let ids: Vec<i64> = bodies.iter().map(|body| body.id).collect();
+        sqlx::query!(
+            "UPDATE webhook_pending SET not_before = '-infinity', attempts = attempts - 1 WHERE body_id = ANY($1)",
+            &ids
+        )
+        .execute(&self.pool)
+        .await?;
+        Ok(())
     }
 
     /// The next bodies, under a short lease. One that was taken too often is parked instead: something about it ends
     /// the process, or the database refuses it.
     async fn take(&self) -> Result<Vec<Body>, sqlx::Error> {
-        let now = self.clock.now();
+        let mut tx = self.pool.begin().await?;
         let given_up = sqlx::query_scalar!(
-            "DELETE FROM webhook_pending WHERE attempts >= $1 AND not_before <= $2 RETURNING body_id",
+            "DELETE FROM webhook_pending WHERE attempts >= $1 AND not_before <= clock_timestamp() RETURNING body_id",
             self.config.attempts_max,
-            now,
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *tx)
         .await?;
-        if !given_up.is_empty() {
-            let mut tx = self.pool.begin().await?;
-            for body_id in given_up {
-                let reason = format!("could not be interpreted in {} attempts", self.config.attempts_max);
-                park_in_tx(&mut tx, &Parked { body_id, item: None, reason }, now).await?;
-            }
-            tx.commit().await?;
+        for body_id in given_up {
+            let reason = format!("could not be interpreted in {} attempts", self.config.attempts_max);
+            park_in_tx(&mut tx, &Parked { body_id, item: None, reason }, self.clock.now()).await?;
         }
+        tx.commit().await?;
         let rows = sqlx::query!(
             "WITH due AS (
-                 SELECT body_id FROM webhook_pending WHERE not_before <= $1
-                 ORDER BY body_id LIMIT $2 FOR UPDATE SKIP LOCKED
+                 SELECT body_id FROM webhook_pending WHERE not_before <= clock_timestamp()
+                 ORDER BY body_id LIMIT $1 FOR UPDATE SKIP LOCKED
              ), taken AS (
-                 UPDATE webhook_pending p SET not_before = $3, attempts = attempts + 1
+                 UPDATE webhook_pending p
+                 SET not_before = clock_timestamp() + make_interval(secs => $2), attempts = attempts + 1
                  FROM due WHERE p.body_id = due.body_id RETURNING p.body_id
              )
              SELECT b.id, b.body, b.verified_senders FROM taken JOIN webhook_bodies b ON b.id = taken.body_id
              ORDER BY b.id",
-            now,
             self.config.batch_max,
-            now + LEASE,
+            LEASE_S,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -200,7 +224,7 @@ impl Interpreter {
                 }
             }
         }
-        self.wait_for_message(&waiting).await?;
+        self.wait_for_message(waiting).await?;
         let answers = self.messages.execute_many(commands).await;
         for ((body_id, item, by_callback), answer) in of_command.into_iter().zip(answers) {
             match answer {
@@ -255,13 +279,15 @@ impl Interpreter {
 
     /// Leaves statuses at the row where their message will be known; the row is created here if the dispatcher has
     /// not created it yet.
-    async fn wait_for_message(&self, waiting: &[Located]) -> Result<(), sqlx::Error> {
+    async fn wait_for_message(&self, mut waiting: Vec<Located>) -> Result<(), sqlx::Error> {
         if waiting.is_empty() {
             return Ok(());
         }
+        // In the order in which appends write the same rows, so that the two cannot deadlock.
+        waiting.sort_by(|a, b| (a.sender_id, &a.status.wamid).cmp(&(b.sender_id, &b.status.wamid)));
         let now = self.clock.now();
         let mut tx = self.pool.begin().await?;
-        for status in waiting {
+        for status in &waiting {
             sqlx::query!(
                 "INSERT INTO provider_messages (sender_id, wamid, created_at) VALUES ($1, $2, $3)
                  ON CONFLICT (sender_id, wamid) DO NOTHING",
@@ -288,8 +314,12 @@ impl Interpreter {
         tx.commit().await
     }
 
-    /// Takes up statuses whose message is known by now. `true` if there may be more.
+    /// Takes up statuses whose message is known by now, and gives up those that nobody will ever name. `true` if there
+    /// may be more.
     async fn apply_waiting(&self) -> Result<bool, InterpretError> {
+        sqlx::query!("DELETE FROM webhook_waiting WHERE waiting_since < $1", self.clock.now() - WAITING_MAX)
+            .execute(&self.pool)
+            .await?;
         let rows = sqlx::query!(
             r#"SELECT w.sender_id, w.wamid, w.body_id, w.item, w.status, s.tenant_id, p.message_id AS "message_id!"
                FROM webhook_waiting w

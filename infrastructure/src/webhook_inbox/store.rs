@@ -16,7 +16,7 @@ pub async fn store(
         "WITH stored AS (
              INSERT INTO webhook_bodies (received_at, body, verified_senders) VALUES ($1, $2, $3) RETURNING id
          )
-         INSERT INTO webhook_pending (body_id, not_before) SELECT id, $1 FROM stored",
+         INSERT INTO webhook_pending (body_id, not_before) SELECT id, '-infinity' FROM stored",
         now,
         body,
         &senders,

@@ -23,13 +23,16 @@ const AMQPS_PORT: u16 = 5671;
 /// The greeting of AMQP 0-9-1, which a broker answers with a method frame (its first byte is 1).
 const AMQP_GREETING: &[u8; 8] = b"AMQP\x00\x00\x09\x01";
 const AMQP_METHOD_FRAME: u8 = 1;
+const START_BROKER: &str =
+    "start the broker, or check AMQP_URL; ektola dev starts its private one when it starts itself";
 
 pub(super) fn before_database(context: &Context) -> Vec<Check> {
     vec![configuration(context), disk(&context.data), time_zones(), postgres_programs(context)]
 }
 
 pub(super) async fn after_database(context: &Context) -> Vec<Check> {
-    vec![engine(context).await, rabbitmq(variable("AMQP_URL").as_deref()).await]
+    let broker = variable("AMQP_URL").or_else(|| EngineRecord::read(&context.data)?.private_broker);
+    vec![engine(context).await, rabbitmq(broker.as_deref()).await]
 }
 
 fn configuration(context: &Context) -> Check {
@@ -110,11 +113,11 @@ async fn readiness(engine: &EngineRecord) -> Result<(), String> {
 
 async fn rabbitmq(url: Option<&str>) -> Check {
     const NAME: &str = "rabbitmq";
-    let Some(url) = url else { return Check::skipped(NAME, "not used: AMQP_URL is not set") };
+    let Some(url) = url else { return Check::skipped(NAME, "not used: AMQP_URL is not set, and no private one runs") };
     let Some((host, port)) = broker_of(url) else {
         return Check::bad(
             NAME,
-            "AMQP_URL is not an address of a broker",
+            "AMQP_URL is not the address of a broker",
             "write it as amqp://USER:PASSWORD@HOST:PORT/VHOST",
         );
     };
@@ -123,8 +126,8 @@ async fn rabbitmq(url: Option<&str>) -> Check {
     match timeout(ANSWER_TIMEOUT, greet(&host, port, url.starts_with("amqps:"))).await {
         Ok(Ok(true)) => Check::good(NAME, format!("answers at {place}")),
         Ok(Ok(false)) => Check::bad(NAME, format!("what answers at {place} is no AMQP broker"), "check AMQP_URL"),
-        Ok(Err(error)) => Check::bad(NAME, format!("{place}: {error}"), "start the broker, or check AMQP_URL"),
-        Err(_) => Check::bad(NAME, format!("no answer from {place}"), "start the broker, or check AMQP_URL"),
+        Ok(Err(error)) => Check::bad(NAME, format!("{place}: {error}"), START_BROKER),
+        Err(_) => Check::bad(NAME, format!("no answer from {place}"), START_BROKER),
     }
 }
 
