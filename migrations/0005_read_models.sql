@@ -39,7 +39,7 @@ CREATE TABLE read_model.runs (
     ended_at      timestamptz,
     position      bigint NOT NULL
 ) WITH (fillfactor = 80);
-CREATE INDEX runs_campaign ON read_model.runs (campaign_id, id);
+CREATE INDEX runs_campaign ON read_model.runs (campaign_id, started_at, id);
 CREATE INDEX runs_tenant ON read_model.runs (tenant_id, id);
 
 -- Every counter of a run, as a sum over the log.

@@ -68,6 +68,8 @@ pub struct AppOptions {
     /// For the call journal and spooled uploads.
     pub data: PathBuf,
     pub roles: BTreeSet<Role>,
+    /// May a sender have another address than WhatsApp's own? For stand-ins only.
+    pub base_url_allowed: bool,
     /// Where the roles `api` and `webhooks` listen.
     pub listener: Option<TcpListener>,
 }
@@ -108,7 +110,7 @@ impl App {
         let parts = Parts::start(&app, &options).await?;
         app.start_projector_and_http(&parts, options.listener, &options.roles, &options.data)?;
         app.start_sagas(&parts, &options.roles);
-        app.start_dispatch(&parts, &options.roles, &options.data)?;
+        app.start_dispatch(&parts, &options.roles, &options.data, options.base_url_allowed)?;
         if options.roles.contains(&Role::Webhooks) {
             let config = InterpreterConfig {
                 batch_max: i64::from(parts.config.webhooks.interpret_batch_max),
@@ -148,12 +150,13 @@ impl App {
         let progress = projections::registry::start_all(&self.pool, &parts.feed, &self.workers, stop);
         let serves_http = roles.contains(&Role::Api) || roles.contains(&Role::Webhooks);
         let Some(listener) = listener.filter(|_| serves_http) else { return Ok(()) };
-        let upload_dir = data.join("tmp");
+        // A folder for each process: several may share a data folder.
+        let upload_dir = data.join("tmp").join(std::process::id().to_string());
         std::fs::create_dir_all(&upload_dir)
             .with_context(|| format!("the folder for uploads {} cannot be made", upload_dir.display()))?;
         // Uploads hold phone numbers; those of a process that was killed must not stay.
-        http::remove_leftover_uploads(&upload_dir)
-            .with_context(|| format!("{} cannot be cleared", upload_dir.display()))?;
+        remove_spools_of_ended_processes(&data.join("tmp"))
+            .with_context(|| format!("{} cannot be cleared", data.join("tmp").display()))?;
         let state = ApiState {
             pool: self.pool.clone(),
             clock: parts.clock.clone(),
@@ -210,12 +213,27 @@ impl App {
         self.workers.spawn(fan_out.run(stop.clone()));
     }
 
-    fn start_dispatch(&self, parts: &Parts, roles: &BTreeSet<Role>, data: &std::path::Path) -> anyhow::Result<()> {
+    fn start_dispatch(
+        &self,
+        parts: &Parts,
+        roles: &BTreeSet<Role>,
+        data: &std::path::Path,
+        base_url_allowed: bool,
+    ) -> anyhow::Result<()> {
         let stop = &self.workers_stop;
         let config = &parts.config;
         if roles.contains(&Role::Feeder) {
             self.follow(parts, Arc::new(ReadyListEffect));
+            let (trouble, mut troubled) = tokio::sync::watch::channel(None);
+            let readiness = self.readiness.clone();
+            self.workers.spawn(async move {
+                // Ends with the feeder, which drops its half.
+                while troubled.changed().await.is_ok() {
+                    readiness.set("dispatch queue", troubled.borrow_and_update().clone());
+                }
+            });
             let feeder = Feeder {
+                trouble,
                 pool: self.pool.clone(),
                 clock: parts.clock.clone(),
                 queue: parts.queue.clone(),
@@ -267,6 +285,7 @@ impl App {
                 claim_ttl: config.dispatch.claim_ttl(),
                 concurrency_max: config.dispatch.concurrency_max,
                 lease_ttl: config.dispatch.lease_ttl(),
+                base_url_allowed,
                 attempts_max: config.dispatch.attempts_max,
             },
         };
@@ -279,6 +298,19 @@ impl App {
         let stop = self.workers_stop.clone();
         self.workers.spawn(follow(self.pool.clone(), parts.feed.clone(), effect, progress, stop));
     }
+}
+
+/// Each process names its folder by its id.
+fn remove_spools_of_ended_processes(spools: &std::path::Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(spools)? {
+        let path = entry?.path();
+        let process = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let is_alive = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok();
+        if process.is_some_and(|pid| !is_alive(pid)) {
+            std::fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// What the roles share.

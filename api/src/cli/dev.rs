@@ -7,6 +7,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use infrastructure::private_servers::packages;
 use infrastructure::private_servers::{PostgresOptions, PrivatePostgres, PrivateRabbitmq};
 use infrastructure::senders::{self, NewSender, Secret};
 use infrastructure::tenants::{self, Tenant};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 
@@ -62,7 +65,31 @@ struct Servers {
     sandbox: Option<SandboxProcess>,
 }
 
+/// How often the private RabbitMQ is looked at.
+const LOOK_AT_RABBITMQ: Duration = Duration::from_secs(2);
+
 impl Servers {
+    /// Starts the private RabbitMQ again, on the same ports, whenever it has died. Never ends.
+    async fn keep_rabbitmq(&mut self, data: &Path) {
+        loop {
+            tokio::time::sleep(LOOK_AT_RABBITMQ).await;
+            let Some(rabbitmq) = &self.rabbitmq else { continue };
+            if kill(Pid::from_raw(rabbitmq.pid()), None).is_ok() && !is_zombie(rabbitmq.pid()) {
+                continue;
+            }
+            tracing::warn!("the private RabbitMQ has died; it is started again, and its messages are fed again");
+            match PrivateRabbitmq::start(data).await {
+                Ok(rabbitmq) => self.rabbitmq = Some(rabbitmq),
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the private RabbitMQ does not start again"
+                    );
+                }
+            }
+        }
+    }
+
     async fn stop(self) {
         if let Some(sandbox) = self.sandbox {
             sandbox.stop().await;
@@ -90,10 +117,15 @@ pub async fn run(args: DevArgs, context: &Context) -> anyhow::Result<()> {
     })?;
     let clock = args.clock.map_or_else(Clock::system, Clock::starting_at);
     let mut servers = Servers::default();
-    // Ctrl-C counts from here on, also while the servers are being started.
-    let started = tokio::select! {
-        started = start(&args, context, config, clock, listener, &mut servers) => started,
-        () = shutdown::requested() => { servers.stop().await; return Ok(()) }
+    let mut interrupted = pin!(shutdown::requested());
+    // Ctrl-C counts from here on. A server that is being started must be known before it can be stopped, so the start
+    // is brought to its end first.
+    let (started, go_on) = {
+        let mut starting = pin!(start(&args, context, config, clock, listener, &mut servers));
+        tokio::select! {
+            started = &mut starting => (started, true),
+            () = &mut interrupted => (starting.await, false),
+        }
     };
     let app = match started {
         Ok(app) => app,
@@ -102,7 +134,12 @@ pub async fn run(args: DevArgs, context: &Context) -> anyhow::Result<()> {
             return Err(error);
         }
     };
-    shutdown::requested().await;
+    if go_on {
+        tokio::select! {
+            () = &mut interrupted => {}
+            () = servers.keep_rabbitmq(data) => {}
+        }
+    }
     app.stop().await;
     EngineRecord::remove(data);
     servers.stop().await;
@@ -153,6 +190,7 @@ async fn start(
         clock: clock.clone(),
         config: config.clone(),
         data: data.clone(),
+        base_url_allowed: true,
         roles: Role::all(),
         listener: Some(listener),
     })
@@ -186,6 +224,12 @@ async fn refuse_second_engine(data: &Path) -> anyhow::Result<()> {
     Err(Failure::new(format!("an engine runs on {} already, at http://{}", data.display(), engine.address))
         .next(format!("stop it with Ctrl-C or kill -TERM {}, or give this one another --data DIR", engine.pid))
         .into())
+}
+
+/// A process that has ended and that nobody has waited for still has its id.
+fn is_zombie(pid: i32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|state| state.starts_with('Z')))
 }
 
 /// The token stays the same for a folder.

@@ -29,6 +29,9 @@ pub struct ServeArgs {
     /// The RabbitMQ broker; without it the dispatch queue is kept in Postgres.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     amqp_url: Option<String>,
+    /// Sends for numbers whose address is not WhatsApp's own: for stand-ins.
+    #[arg(long)]
+    allow_provider_base_url: bool,
 }
 
 pub async fn run(args: ServeArgs, context: &Context) -> anyhow::Result<()> {
@@ -51,6 +54,7 @@ pub async fn run(args: ServeArgs, context: &Context) -> anyhow::Result<()> {
         clock: Clock::system(),
         config,
         data: context.data.clone(),
+        base_url_allowed: args.allow_provider_base_url,
         roles,
         listener,
     })

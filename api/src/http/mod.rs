@@ -30,7 +30,6 @@ pub use self::openapi::openapi;
 use self::problem::{Answer, Problem, ProblemKind};
 pub use self::state::ApiState;
 use self::uploads::UploadSlots;
-pub use self::uploads::remove_leftover_uploads;
 use crate::webhooks;
 
 /// Everything that is served: the resources under `/v1`, the webhooks, and the pages for operators.

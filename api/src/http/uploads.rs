@@ -235,23 +235,6 @@ impl Spool {
     }
 }
 
-/// Deletes what uploads left in the spool when the process was killed. Only for a process that starts: it would take
-/// the files of a running one.
-pub fn remove_leftover_uploads(dir: &Path) -> io::Result<()> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(SPOOL_PREFIX) {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use futures::stream;
@@ -299,17 +282,6 @@ mod tests {
         let mut spool = Spool::create(dir.path(), 11, SILENCE_MAX).await.unwrap();
         let silent = pieces(&["phone\n"]).chain(stream::pending());
         assert_eq!(spool.receive(silent).await.unwrap_err().kind, ProblemKind::BadBody);
-    }
-
-    #[tokio::test]
-    async fn leftovers_are_removed_and_other_files_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::create(dir.path(), 10, SILENCE_MAX).await.unwrap();
-        spool.path.keep().unwrap();
-        std::fs::write(dir.path().join("notes.txt"), "").unwrap();
-        remove_leftover_uploads(dir.path()).unwrap();
-        assert_eq!(files(dir.path()), 1);
-        remove_leftover_uploads(&dir.path().join("missing")).unwrap();
     }
 
     #[test]

@@ -23,11 +23,15 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use domain::ids::MessageId;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+/// How long the lock of a process that is ending is waited for.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// More calls than this cannot be in flight at once.
 const SLOTS_MAX: usize = 1 << 20;
 
@@ -87,7 +91,7 @@ impl Mark {
 
 impl CallJournal {
     /// Opens the journal, or creates it with that many slots; an existing file grows to that many, and never shrinks.
-    /// Fails with `WouldBlock` while another process has it open.
+    /// Fails with `WouldBlock` while another process has it open, after waiting for a second.
     pub fn open(path: &Path, slots: usize) -> io::Result<(Self, Recovered)> {
         Self::open_in_boot(path, slots, this_boot())
     }
@@ -97,12 +101,7 @@ impl CallJournal {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the number of slots is out of range"));
         }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => {
-                io::Error::new(io::ErrorKind::WouldBlock, "another process has the call journal open")
-            }
-            TryLockError::Error(error) => error,
-        })?;
+        lock(&file)?;
         let found = Found::read(&file)?;
         let slots = slots.max(found.slots);
         let continued = found.continued_id(boot);
@@ -187,6 +186,22 @@ impl CallJournal {
     fn slots(&self) -> MutexGuard<'_, Slots> {
         // No code between taking and giving back the lock can leave the two collections at odds.
         self.0.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes the file for this process. One that is just ending, or a child between its fork and its exec, still has it for
+/// a moment.
+fn lock(file: &File) -> io::Result<()> {
+    let given_up = Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() < given_up => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has the call journal open"));
+            }
+        }
     }
 }
 

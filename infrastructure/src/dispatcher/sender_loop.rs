@@ -1,6 +1,6 @@
 //! The loop of one sender: lease, slots, claims, last look, calls.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ use crate::senders::{self, Sender};
 use crate::whatsapp::client::DEFAULT_BASE_URL;
 use crate::whatsapp::{PreparedCall, SendRequest};
 
-/// Less than a second of permit is ever claimed and not yet called.
-const CLAIM_AHEAD: Duration = Duration::from_millis(800);
+/// Half a second of permit is claimed and not yet called, at most: a change of rate takes effect within a second.
+const CLAIM_AHEAD: Duration = Duration::from_millis(500);
 /// How long the queue is waited for before the lease and the rate are looked at again.
 const QUEUE_WAIT: Duration = Duration::from_millis(250);
 /// A change of rate or of secrets takes effect within this.
-const SENDER_REFRESH: Duration = Duration::from_millis(500);
+const SENDER_REFRESH: Duration = Duration::from_millis(250);
 /// A new holder of the lease does not know the last calls of the holder before: it waits a full window.
 const HANDOVER_WAIT: Duration = Duration::from_secs(1);
 /// Definitions of runs kept in memory.
@@ -45,6 +45,8 @@ pub(super) struct SenderLoop {
     /// Nothing of this sender is called before this: WhatsApp asked for a pause.
     held_until: Arc<Mutex<Option<Instant>>>,
     runs: HashMap<RunId, Arc<RunDefinition>>,
+    /// Runs of which this process has made a call.
+    sending: HashSet<RunId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,19 +61,22 @@ impl SenderLoop {
     pub(super) fn new(dispatcher: Dispatcher, sender: Sender, holder: Uuid, calls: TaskTracker) -> Self {
         let permits = Arc::new(Semaphore::new(dispatcher.config.concurrency_max));
         let held_until = Arc::new(Mutex::new(None));
-        Self { dispatcher, sender, holder, calls, permits, held_until, runs: HashMap::new() }
+        Self { dispatcher, sender, holder, calls, permits, held_until, runs: HashMap::new(), sending: HashSet::new() }
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let lease = format!("sender:{}", self.sender.id);
+        let mut failing = false;
         while !shutdown.is_cancelled() {
-            match self.hold_and_send(&lease, &shutdown).await {
-                Ok(()) => {}
-                Err(error) => tracing::warn!(
-                    sender.id = %self.sender.id,
-                    error = &error as &dyn std::error::Error,
-                    "sending is interrupted; trying again"
-                ),
+            let began = Instant::now();
+            if let Err(error) = self.hold_and_send(&lease, &shutdown).await {
+                // Once, and again only when sending had gone on in between.
+                if !failing || began.elapsed() > HANDOVER_WAIT * 2 {
+                    let sender_id = self.sender.id;
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(sender.id = %sender_id, error, "sending is interrupted; trying again");
+                }
+                failing = true;
             }
             tokio::select! {
                 () = tokio::time::sleep(RETRY_PAUSE) => {}
@@ -206,9 +211,13 @@ impl SenderLoop {
                 claims.iter().map(|_| Readied::Blocked(ReleaseReason::NeverCalled)).collect()
             }
         };
+        pacer.set_rate(self.rate(), Instant::now());
         for (claim, readied) in claims.into_iter().zip(readied) {
             match readied {
                 Readied::Call(call) => {
+                    if self.sending.insert(claim.item.run_id) {
+                        tracing::info!(run.id = %claim.item.run_id, rate_per_s = self.sender.rate_per_s, "sending");
+                    }
                     let slot = pacer.reserve(Instant::now());
                     let (context, permit) = (context.clone(), permits.split(1));
                     self.calls.spawn(async move {
@@ -309,8 +318,8 @@ impl SenderLoop {
         let Some(definition) = run.definition().cloned().map(Arc::new) else { return Ok(None) };
         if self.runs.len() >= RUNS_CACHED_MAX {
             self.runs.clear();
+            self.sending.clear();
         }
-        tracing::info!(run.id = %id, sender.id = %self.sender.id, rate_per_s = self.sender.rate_per_s, "sending");
         self.runs.insert(id, definition.clone());
         Ok(Some(definition))
     }

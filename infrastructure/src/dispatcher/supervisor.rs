@@ -1,6 +1,6 @@
 //! One loop per sender, started when the sender appears and started again when it ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct DispatcherConfig {
     pub concurrency_max: usize,
     /// How long a sender's lease outlives its holder.
     pub lease_ttl: Duration,
+    /// May a sender have another address than WhatsApp's own? For stand-ins only.
+    pub base_url_allowed: bool,
     /// Attempts of one message, refusals that may be retried included.
     pub attempts_max: u32,
 }
@@ -57,11 +59,21 @@ impl Dispatcher {
         let holder = Uuid::new_v4();
         let calls = TaskTracker::new();
         let mut loops: HashMap<SenderId, JoinHandle<()>> = HashMap::new();
+        let mut refused: HashSet<SenderId> = HashSet::new();
         while !shutdown.is_cancelled() {
             loops.retain(|_, running| !running.is_finished());
             match senders::all_active(&self.pool).await {
                 Ok(active) => {
                     for sender in active {
+                        if sender.base_url.is_some() && !self.config.base_url_allowed {
+                            if refused.insert(sender.id) {
+                                tracing::error!(
+                                    sender.id = %sender.id,
+                                    "nothing is sent for a number with an address of its own; allow it with --allow-provider-base-url"
+                                );
+                            }
+                            continue;
+                        }
                         loops.entry(sender.id).or_insert_with(|| {
                             let sender_loop = SenderLoop::new(self.clone(), sender, holder, calls.clone());
                             tokio::spawn(sender_loop.run(shutdown.clone()))

@@ -143,13 +143,15 @@ impl Sweeper {
             })
             .collect();
         let answers = self.messages.execute_many(commands).await;
+        let (mut released, mut unknown) = (0_usize, 0_usize);
         for ((claim, verdict), answer) in verdicts.into_iter().zip(answers) {
             match answer {
                 Ok(committed) => {
                     self.journal.forget(claim.message_id, claim.attempt);
-                    if !committed.events.is_empty() {
-                        let released = matches!(verdict, MessageCommand::ReleaseDispatch { .. });
-                        tracing::info!(message.id = %claim.message_id, released, "an open claim of a process that ended was closed");
+                    match verdict {
+                        _ if committed.events.is_empty() => {}
+                        MessageCommand::ReleaseDispatch { .. } => released += 1,
+                        _ => unknown += 1,
                     }
                 }
                 Err(CommandError::Refused(_)) => self.journal.forget(claim.message_id, claim.attempt),
@@ -157,6 +159,9 @@ impl Sweeper {
                     tracing::warn!(error = &error as &dyn std::error::Error, "an open claim is looked at again later");
                 }
             }
+        }
+        if released + unknown > 0 {
+            tracing::info!(released, unknown, "claims of a process that ended were closed");
         }
     }
 

@@ -12,6 +12,7 @@ use domain::ids::{MessageId, RunId, SenderId, TenantId};
 use domain::message::{Lane, MessageCommand};
 use futures::FutureExt;
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -43,6 +44,8 @@ pub struct Feeder {
     pub queue: Arc<dyn DispatchQueue>,
     pub messages: MessageStore,
     pub config: FeederConfig,
+    /// Says why no messages can be fed, while that is so.
+    pub trouble: watch::Sender<Option<String>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,11 +86,13 @@ impl Feeder {
                 Ok(()) => {
                     if std::mem::take(&mut failing) {
                         tracing::info!("messages are being fed again");
+                        self.trouble.send_replace(None);
                     }
                     self.config.poll
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut failing, true) {
+                        self.trouble.send_replace(Some(error.to_string()));
                         tracing::warn!(
                             error = &error as &dyn std::error::Error,
                             "no messages can be fed; trying again"

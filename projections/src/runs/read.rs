@@ -129,10 +129,13 @@ pub async fn list_of_campaign(
     limit: u32,
 ) -> Result<Vec<RunRow>, sqlx::Error> {
     let records = select!(
-        "WHERE r.tenant_id = $1 AND r.campaign_id = $2 AND r.id > $3 ORDER BY r.id LIMIT $4",
+        "WHERE r.tenant_id = $1 AND r.campaign_id = $2
+           AND ($3::uuid IS NULL
+                OR (r.started_at, r.id) > (SELECT c.started_at, c.id FROM read_model.runs c WHERE c.id = $3))
+         ORDER BY r.started_at, r.id LIMIT $4",
         tenant.0,
         campaign.0,
-        cursor.map_or(Uuid::nil(), Uuid::from),
+        cursor.map(Uuid::from),
         i64::from(limit),
     )
     .fetch_all(pool)

@@ -102,6 +102,7 @@ impl Engine {
             clock: options.clock.clone(),
             config: Arc::new(api::config::load(None, std::iter::empty()).unwrap()),
             data: data.path().to_owned(),
+            base_url_allowed: true,
             roles: Role::all(),
             listener: Some(listener),
         })
