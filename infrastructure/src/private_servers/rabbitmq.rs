@@ -24,6 +24,7 @@ use super::{PrivateServerError, Result, blocking, process};
 /// Names are local to an epmd, and every node has its own.
 const NODE: &str = "ektola@localhost";
 const START_LIMIT: Duration = Duration::from_secs(180);
+const EPMD_LIMIT: Duration = Duration::from_secs(5);
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOPBACK_ONLY: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
@@ -191,6 +192,7 @@ impl Node {
     }
 
     fn spawn(&mut self, place: &Place) -> Result<()> {
+        self.end_epmd_of_a_dead_node();
         if !self.ports.are_free() {
             self.ports = Ports::choose()?;
         }
@@ -279,6 +281,18 @@ impl Node {
         })?;
         self.end_epmd();
         poll("stopping epmd", STOP_LIMIT, || Ok(TcpListener::bind(local(self.ports.epmd)).is_ok().then_some(())))
+    }
+
+    /// A node that was killed leaves its epmd behind, and with it one of its ports taken: the next node would get other
+    /// ports, which nobody who is connected knows of.
+    fn end_epmd_of_a_dead_node(&self) {
+        if self.ports.epmd == 0 || TcpListener::bind(local(self.ports.epmd)).is_ok() {
+            return;
+        }
+        self.end_epmd();
+        let free = || Ok(TcpListener::bind(local(self.ports.epmd)).is_ok().then_some(()));
+        // If it does not go, the port is somebody else's and another one is chosen.
+        let _ = poll("waiting for the old epmd to end", EPMD_LIMIT, free);
     }
 
     fn end_epmd(&self) {
