@@ -28,6 +28,7 @@ use uuid::Uuid;
 
 pub(crate) const APP_SECRET: &str = "secret-of-the-tests";
 pub(crate) const PHONE_NUMBER_ID: &str = "100000000000101";
+const ACCESS_TOKEN: &str = "access-token-of-the-tests";
 pub(crate) const VERIFY_TOKEN: &str = "verify-token-of-the-tests";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ pub(crate) struct Engine {
     app: App,
     sandbox: Sandbox,
     sandbox_stop: CancellationToken,
-    _vhost: Option<TestVhost>,
+    vhost: Option<TestVhost>,
     _data: TempDir,
 }
 
@@ -120,7 +121,7 @@ impl Engine {
             app,
             sandbox,
             sandbox_stop,
-            _vhost: vhost,
+            vhost,
             _data: data,
         }
     }
@@ -252,7 +253,16 @@ impl Engine {
         register(&self.database, &self.tenant, &self.sandbox_url, access_token, self.clock.now()).await;
     }
 
-    async fn sender(&self) -> SenderId {
+    /// Moves the number's calls to another address.
+    pub(crate) async fn set_address(&self, url: &str) {
+        register(&self.database, &self.tenant, url, ACCESS_TOKEN, self.clock.now()).await;
+    }
+
+    pub(crate) fn broker_url(&self) -> &str {
+        &self.vhost.as_ref().expect("an engine on RabbitMQ").url
+    }
+
+    pub(crate) async fn sender(&self) -> SenderId {
         senders::default_sender(&self.database.pool, self.tenant.id).await.unwrap().unwrap().id
     }
 
@@ -366,7 +376,7 @@ async fn start_sandbox(options: &Options, engine: SocketAddr, data: &std::path::
 }
 
 async fn add_sender(database: &TestDatabase, tenant: &Tenant, sandbox_url: &str, options: &Options) {
-    register(database, tenant, sandbox_url, "access-token-of-the-tests", options.clock.now()).await;
+    register(database, tenant, sandbox_url, ACCESS_TOKEN, options.clock.now()).await;
     senders::set_rate(&database.pool, PHONE_NUMBER_ID, options.rate).await.unwrap();
 }
 

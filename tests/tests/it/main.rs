@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod engine;
+mod faults;
 mod flow;
 mod kill;
 mod recurrence;
