@@ -94,7 +94,6 @@ pub(super) static KEYS: &[Key] = &[
     integer("webhooks", "interpret_batch_max", 1, 10_000),
     integer("webhooks", "interpret_poll_ms", 1, 10_000),
     integer("webhooks", "interpret_attempts_max", 1, 100),
-    integer("projections", "batch_max", 1, 100_000),
     integer("sandbox", "latency_ms", 0, 60_000),
     integer("sandbox", "status_gap_ms", 0, 600_000),
     integer("sandbox", "webhook_batch_max", 1, 1_000),

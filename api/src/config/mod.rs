@@ -18,7 +18,7 @@ use toml::{Table, Value};
 use self::keys::{KEYS, Key, RELATIONS};
 pub use self::sections::{
     DatabaseConfig, DispatchConfig, EventsConfig, FanOutConfig, FeederConfig, HttpConfig, LogConfig, LogFormat,
-    MessagesConfig, ProjectionsConfig, SandboxConfig, SchedulerConfig, WebhooksConfig,
+    MessagesConfig, SandboxConfig, SchedulerConfig, WebhooksConfig,
 };
 
 /// The documented defaults.
@@ -42,7 +42,6 @@ pub struct Config {
     pub feeder: FeederConfig,
     pub dispatch: DispatchConfig,
     pub webhooks: WebhooksConfig,
-    pub projections: ProjectionsConfig,
     pub sandbox: SandboxConfig,
     pub log: LogConfig,
     #[serde(skip)]

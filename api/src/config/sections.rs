@@ -206,14 +206,6 @@ impl WebhooksConfig {
     }
 }
 
-/// Keeping the read models up to date.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ProjectionsConfig {
-    /// Most events that a projection applies in one transaction.
-    pub batch_max: u32,
-}
-
 /// The stand-in for WhatsApp.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
