@@ -296,8 +296,8 @@ async fn has_real_sender(pool: &PgPool, tenant: &Tenant) -> anyhow::Result<bool>
     Ok(senders::list_senders(pool, Some(tenant.id)).await?.iter().any(|sender| !sender.sandbox))
 }
 
-/// The sandbox, unless the tenant has had numbers of its own from the first. Beside a number that came later it still sends the runs
-/// that began with it, and posts what it owes.
+/// The sandbox, unless the tenant has had numbers of its own from the first. Beside a number that came later it still
+/// sends the runs that began with it, and posts what it owes.
 async fn start_sandbox(
     args: &DevArgs,
     context: &Context,

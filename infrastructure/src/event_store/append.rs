@@ -79,8 +79,8 @@ pub(super) async fn append_in_tx(
     }
     // Sorted by key, so that two batches that overlap meet in the same order and cannot deadlock. The positions of
     // one aggregate follow its sequence for the same reason. An attachment is written only for an aggregate of which
-    // something was appended. Several statuses of one message name the same row, which may be touched once. The upsert of provider_messages fills in the message of a row that a status, which came
-    // first, has created.
+    // something was appended. Several statuses of one message name the same row, which a statement may touch only once.
+    // The upsert of provider_messages fills in the message of a row that a status, which came first, has created.
     let appended = sqlx::query!(
         r#"
         WITH input AS (
