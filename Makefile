@@ -1,6 +1,6 @@
 # Verbs only; what has logic is in Rust.
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test lint prepare
+.PHONY: help build demo run test bench lint prepare
 
 SERVERS := target/debug/servers
 EKTOLA := target/debug/ektola
@@ -22,6 +22,10 @@ run: ## start a private engine on 127.0.0.1:8000 with data in ./ektola-data (ARG
 test: ## run every test against private servers, or those of DATABASE_URL and AMQP_URL
 	cargo build --workspace
 	$(SERVERS) run --rabbitmq -- cargo test --workspace
+
+bench: ## measure the shipped binary on private servers, a table and target/bench/report.json (ONLY=end_to_end)
+	cargo build --release -p api
+	cargo bench -p tests --bench bench -- $(ONLY)
 
 lint: ## check the format and the lints
 	cargo fmt --all --check

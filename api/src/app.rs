@@ -17,7 +17,7 @@ use infrastructure::event_store::{BatchConfig, CampaignRunStore, CampaignStore, 
 use infrastructure::fan_out::{FanOut, FanOutConfig, FanOutEffect};
 use infrastructure::ready_list::{Feeder, FeederConfig, ReadyListEffect};
 use infrastructure::sagas::{SagaConfig, SagaExecutor};
-use infrastructure::webhook_inbox::{Interpreter, InterpreterConfig};
+use infrastructure::webhook_inbox::{Inbox, InboxConfig, Interpreter, InterpreterConfig};
 use infrastructure::whatsapp::{ClientConfig, WhatsAppClient};
 use infrastructure::{postgres, sagas};
 use sqlx::PgPool;
@@ -89,7 +89,8 @@ pub struct App {
 const DRAIN_MAX: Duration = Duration::from_secs(45);
 /// How long connections are waited for that somebody has not given back.
 const POOL_CLOSE_MAX: Duration = Duration::from_secs(5);
-const CALL_JOURNAL_SLOTS: usize = 4096;
+/// More calls than that are not under way at once in one process: 16 numbers at their most.
+const CALL_JOURNAL_SLOTS: usize = 16_384;
 
 impl App {
     /// Migrates the database and starts what the roles ask for.
@@ -113,9 +114,10 @@ impl App {
         app.start_dispatch(&parts, &options.roles, &options.data, options.base_url_allowed)?;
         if options.roles.contains(&Role::Webhooks) {
             let config = InterpreterConfig {
-                batch_max: i64::from(parts.config.webhooks.interpret_batch_max),
+                batch_max: parts.config.webhooks.interpret_batch_max,
+                batch_bytes_max: parts.config.webhooks.interpret_batch_max_bytes,
                 poll: parts.config.webhooks.interpret_poll(),
-                attempts_max: i32::try_from(parts.config.webhooks.interpret_attempts_max).unwrap_or(i32::MAX),
+                attempts_max: parts.config.webhooks.interpret_attempts_max,
             };
             let interpreter = Interpreter { pool, clock: parts.clock.clone(), messages: parts.messages, config };
             app.workers.spawn(interpreter.run(app.workers_stop.clone()));
@@ -147,7 +149,8 @@ impl App {
         no_projector.cancel();
         // Without the role the followers end at once, and nobody waits for a projection of this process.
         let stop = if roles.contains(&Role::Projector) { &self.workers_stop } else { &no_projector };
-        let progress = projections::registry::start_all(&self.pool, &parts.feed, &self.workers, stop);
+        let gather = parts.config.events.gather();
+        let progress = projections::registry::start_all(&self.pool, &parts.feed, gather, &self.workers, stop);
         let serves_http = roles.contains(&Role::Api) || roles.contains(&Role::Webhooks);
         let Some(listener) = listener.filter(|_| serves_http) else { return Ok(()) };
         // A folder for each process: several may share a data folder.
@@ -157,6 +160,12 @@ impl App {
         // Uploads hold phone numbers; those of a process that was killed must not stay.
         remove_spools_of_ended_processes(&data.join("tmp"))
             .with_context(|| format!("{} cannot be cleared", data.join("tmp").display()))?;
+        let inbox = InboxConfig {
+            batch_max: parts.config.webhooks.store_batch_max,
+            batch_bytes_max: parts.config.webhooks.store_batch_max_bytes,
+            queue_max: parts.config.webhooks.store_queue_max,
+            queue_bytes_max: parts.config.webhooks.store_queue_max_bytes,
+        };
         let state = ApiState {
             pool: self.pool.clone(),
             clock: parts.clock.clone(),
@@ -165,6 +174,7 @@ impl App {
             runs: parts.runs.clone(),
             messages: parts.messages.clone(),
             consents: parts.consents.clone(),
+            inbox: Inbox::start(&self.pool, &inbox, &self.stores, &self.stores_stop),
             progress,
             upload_dir,
             readiness: self.readiness.clone(),
@@ -187,7 +197,7 @@ impl App {
             campaigns: parts.campaigns.clone(),
             runs: parts.runs.clone(),
         };
-        let config = SagaConfig { timer_poll: parts.config.scheduler.poll() };
+        let config = SagaConfig { timer_poll: parts.config.scheduler.poll(), gather: parts.config.events.gather() };
         let (feed, stop) = (&parts.feed, &self.workers_stop);
         if roles.contains(&Role::Scheduler) {
             let saga = sagas::run::<ScheduleSaga>(executor.clone(), feed.clone(), config.clone(), stop.clone());
@@ -204,10 +214,12 @@ impl App {
             clock: parts.clock.clone(),
             messages: parts.messages.clone(),
             runs: parts.runs.clone(),
+            feed: parts.feed.clone(),
             config: FanOutConfig {
                 page_size: i64::from(parts.config.fan_out.page_size),
                 lease: parts.config.fan_out.lease(),
                 poll: parts.config.scheduler.poll(),
+                lag_max: parts.config.fan_out.lag_max_events,
             },
         };
         self.workers.spawn(fan_out.run(stop.clone()));
@@ -238,6 +250,7 @@ impl App {
                 clock: parts.clock.clone(),
                 queue: parts.queue.clone(),
                 messages: parts.messages.clone(),
+                feed: parts.feed.clone(),
                 config: FeederConfig {
                     poll: config.feeder.poll(),
                     outstanding: config.feeder.outstanding(),
@@ -253,6 +266,8 @@ impl App {
             connect_timeout: config.dispatch.connect_timeout(),
             call_timeout: config.dispatch.call_timeout(),
             api_version: config.dispatch.api_version.clone(),
+            retries: config.retries.ladder(),
+            pool_idle_connections_max: config.dispatch.concurrency_max,
             ..ClientConfig::default()
         })?;
         let path = data.join("journal");
@@ -283,10 +298,13 @@ impl App {
             config: DispatcherConfig {
                 claim_batch_max: usize::try_from(config.dispatch.claim_batch_max).unwrap_or(usize::MAX),
                 claim_ttl: config.dispatch.claim_ttl(),
-                concurrency_max: config.dispatch.concurrency_max,
+                concurrency: config.dispatch.concurrency(),
                 lease_ttl: config.dispatch.lease_ttl(),
                 base_url_allowed,
                 attempts_max: config.dispatch.attempts_max,
+                strikes_max: config.dispatch.strikes_max,
+                pacing: config.dispatch.pacing(),
+                pairs: config.dispatch.pair(),
             },
         };
         self.workers.spawn(dispatcher.run(stop.clone()));
@@ -333,6 +351,7 @@ impl Parts {
             batch_wait: config.messages.batch_wait(),
             conflict_retries_max: config.messages.conflict_retries_max,
             writers: config.messages.writers,
+            states_max: config.messages.states_max,
         };
         let feed = FeedConfig {
             poll_busy: config.events.mark_poll_busy(),
@@ -344,7 +363,7 @@ impl Parts {
         let queue: Arc<dyn DispatchQueue> = match &options.queue {
             QueueChoice::Postgres => Arc::new(PostgresQueue::new(pool.clone(), PostgresQueue::LEASE)),
             QueueChoice::Rabbitmq { url } => {
-                let prefetch = u16::try_from(config.dispatch.claim_batch_max).unwrap_or(u16::MAX);
+                let prefetch = config.dispatch.prefetch;
                 Arc::new(RabbitmqQueue::new(RabbitmqConfig { url: url.clone(), prefetch }))
             }
         };

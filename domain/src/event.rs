@@ -1,7 +1,6 @@
 //! Any event of the log, decoded, with where and when it was recorded.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 
 use crate::aggregate::Position;
 use crate::campaign::CampaignEvent;
@@ -49,15 +48,16 @@ pub enum DecodeError {
 }
 
 impl Event {
-    pub fn decode(aggregate_type: &str, event_type: &str, version: &str, payload: Value) -> Result<Self, DecodeError> {
+    /// `payload` is the stored JSON text.
+    pub fn decode(aggregate_type: &str, event_type: &str, version: &str, payload: &str) -> Result<Self, DecodeError> {
         if version != "1" {
             return Err(DecodeError::UnknownVersion { event_type: event_type.to_owned(), version: version.to_owned() });
         }
         let decoded = match aggregate_type {
-            "Campaign" => serde_json::from_value(payload).map(Self::Campaign),
-            "CampaignRun" => serde_json::from_value(payload).map(Self::CampaignRun),
-            "Message" => serde_json::from_value(payload).map(Self::Message),
-            "Consent" => serde_json::from_value(payload).map(Self::Consent),
+            "Campaign" => serde_json::from_str(payload).map(Self::Campaign),
+            "CampaignRun" => serde_json::from_str(payload).map(Self::CampaignRun),
+            "Message" => serde_json::from_str(payload).map(Self::Message),
+            "Consent" => serde_json::from_str(payload).map(Self::Consent),
             other => return Err(DecodeError::UnknownAggregate(other.to_owned())),
         };
         decoded.map_err(|source| DecodeError::Payload { event_type: event_type.to_owned(), source })

@@ -66,7 +66,7 @@ fn stored(event: &Event) -> (String, String, Value) {
 fn every_payload_is_read_and_written_again_as_it_was() {
     for Golden { file, event_type, version, payload } in golden_files() {
         let aggregate = aggregate_of(&event_type).unwrap_or_else(|| panic!("{file} is of no known event"));
-        let event = Event::decode(aggregate, &event_type, &version, payload.clone())
+        let event = Event::decode(aggregate, &event_type, &version, &payload.to_string())
             .unwrap_or_else(|error| panic!("{file}: {error:?}"));
         assert_eq!(stored(&event), (event_type, version, payload), "{file}");
     }
@@ -95,18 +95,18 @@ fn a_stored_name_belongs_to_one_event() {
 
 #[test]
 fn what_this_release_does_not_know_is_an_error() {
-    let payload = || serde_json::json!({"CampaignPaused": {"at": "2026-12-01T04:30:00Z"}});
-    assert!(Event::decode("Campaign", "CampaignPaused", "1", payload()).is_ok());
+    let payload = r#"{"CampaignPaused": {"at": "2026-12-01T04:30:00Z"}}"#;
+    assert!(Event::decode("Campaign", "CampaignPaused", "1", payload).is_ok());
     assert!(matches!(
-        Event::decode("Campaign", "CampaignPaused", "2", payload()),
+        Event::decode("Campaign", "CampaignPaused", "2", payload),
         Err(DecodeError::UnknownVersion { version, .. }) if version == "2"
     ));
     assert!(matches!(
-        Event::decode("Kampaign", "CampaignPaused", "1", payload()),
+        Event::decode("Kampaign", "CampaignPaused", "1", payload),
         Err(DecodeError::UnknownAggregate(aggregate)) if aggregate == "Kampaign"
     ));
     assert!(matches!(
-        Event::decode("Message", "CampaignPaused", "1", payload()),
+        Event::decode("Message", "CampaignPaused", "1", payload),
         Err(DecodeError::Payload { event_type, .. }) if event_type == "CampaignPaused"
     ));
 }

@@ -188,6 +188,35 @@ proptest! {
         play_message(first, steps).assert_refolds();
     }
 
+    /// The store answers such commands from a state that may not be the latest.
+    #[test]
+    fn a_final_answer_stays_the_answer(
+        first in first_message_command(),
+        steps in vec(message_step(), 0..COMMANDS_MAX),
+        asked in vec(message_step(), 1..20),
+    ) {
+        let mut states = vec![Message::default()];
+        let message = play_message(first, steps);
+        for event in &message.log {
+            let mut next = states[states.len() - 1].clone();
+            next.evolve(event);
+            states.push(next);
+        }
+        for (now, step) in (1..).zip(asked) {
+            let command = step.command(&message.state, now);
+            for tenant in [TENANT, STRANGER] {
+                let envelope = CommandEnvelope::new(tenant, at(now), command.clone());
+                if let Some(first_final) = states.iter().position(|state| state.is_final_for(&envelope)) {
+                    let answer = states[first_final].decide(&envelope);
+                    prop_assert!(!matches!(&answer, Ok(events) if !events.is_empty()));
+                    for later in &states[first_final..] {
+                        prop_assert_eq!(later.decide(&envelope), answer.clone());
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn counters_are_sums_over_the_log(first in first_message_command(), steps in vec(message_step(), 0..COMMANDS_MAX)) {
         let message = play_message(first, steps);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::aggregate::{CommandEnvelope, Decider};
+use domain::aggregate::{CommandEnvelope, Decider, Position};
 use domain::campaign_run::{Audience, CampaignRunCommand, CampaignRunEvent, RunDefinition};
 use domain::consent::Consent;
 use domain::event::{Event, RecordedEvent};
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::contacts::{AudienceMember, audience_member, audience_page, is_being_changed};
-use crate::event_feed::TableEffect;
+use crate::event_feed::{EventFeed, TableEffect};
 use crate::event_store::{
     Actor, Addressed, Attachment, CampaignRunStore, CommandError, Committed, MessageStore, RecipientRow,
 };
@@ -62,7 +62,13 @@ pub struct FanOutConfig {
     pub lease: Duration,
     /// How often new tasks are looked for.
     pub poll: Duration,
+    /// Events by which the slowest follower of the log may lag before the fan-out slows down.
+    pub lag_max: Position,
 }
+
+/// Between two pages while a follower lags: what is written faster than it is read makes every screen older, and sending
+/// is what the permit allows in any case. It goes on all the same, for a follower may be broken.
+const LAGGING_PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub struct FanOut {
@@ -70,6 +76,7 @@ pub struct FanOut {
     pub clock: Clock,
     pub messages: MessageStore,
     pub runs: CampaignRunStore,
+    pub feed: EventFeed,
     pub config: FanOutConfig,
 }
 
@@ -97,7 +104,7 @@ impl FanOut {
     pub async fn run(self, shutdown: CancellationToken) {
         loop {
             let pause = match self.turn().await {
-                Ok(true) => Duration::ZERO,
+                Ok(true) => self.pause_for_followers().await,
                 Ok(false) => self.config.poll,
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "a page of an audience is tried again");
@@ -108,6 +115,19 @@ impl FanOut {
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.cancelled() => return,
             }
+        }
+    }
+
+    async fn pause_for_followers(&self) -> Duration {
+        let slowest = sqlx::query_scalar!(
+            "SELECT min(position) FROM subscriptions WHERE name LIKE 'projection:%' OR name = 'ready-list'"
+        )
+        .fetch_one(&self.pool)
+        .await;
+        match slowest {
+            Ok(Some(position)) if self.feed.mark() - position > self.config.lag_max => LAGGING_PAUSE,
+            // What is wrong with the database shows with the next page.
+            Ok(_) | Err(_) => Duration::ZERO,
         }
     }
 
@@ -250,8 +270,12 @@ impl FanOut {
     async fn consents(&self, members: &[AudienceMember]) -> Result<HashMap<Uuid, Consent>, FanOutError> {
         let ids: Vec<String> = members.iter().map(|member| member.contact_id.to_string()).collect();
         let rows = sqlx::query!(
-            r#"SELECT aggregate_id::uuid AS "id!", payload FROM events
-               WHERE aggregate_type = 'Consent' AND aggregate_id = ANY($1) ORDER BY aggregate_id, sequence"#,
+            r#"SELECT e.aggregate_id::uuid AS "id!", e.payload
+               FROM unnest($1::text[]) AS wanted (id)
+               CROSS JOIN LATERAL (
+                   SELECT aggregate_id, payload FROM events
+                   WHERE aggregate_type = 'Consent' AND aggregate_id = wanted.id ORDER BY sequence
+               ) e"#,
             &ids,
         )
         .fetch_all(&self.pool)

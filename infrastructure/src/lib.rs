@@ -2,12 +2,14 @@
 
 pub mod clock;
 pub mod contacts;
+pub mod dead_letters;
 pub mod dispatch_queue;
 pub mod dispatcher;
 pub mod event_feed;
 pub mod event_store;
 pub mod fan_out;
 pub mod lease;
+pub mod pacing;
 pub mod postgres;
 pub mod private_servers;
 pub mod ready_list;

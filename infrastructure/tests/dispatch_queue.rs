@@ -4,13 +4,11 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use domain::ids::{MessageId, RunId, SenderId, TenantId};
+use domain::ids::{ContactId, MessageId, RunId, SenderId, TenantId};
 use domain::message::Lane;
 use infrastructure::dispatch_queue::{
-    Delivery, DispatchConsumer, DispatchItem, DispatchQueue, PostgresQueue, RabbitmqConfig, RabbitmqQueue,
+    Delivery, DispatchConsumer, DispatchItem, DispatchQueue, Parcel, PostgresQueue, RabbitmqConfig, RabbitmqQueue, Tag,
 };
-use sqlx::PgPool;
 use test_kit::postgres::TestDatabase;
 use test_kit::rabbitmq::TestVhost;
 use uuid::Uuid;
@@ -18,186 +16,121 @@ use uuid::Uuid;
 const WAIT: Duration = Duration::from_secs(10);
 const NOTHING_COMES: Duration = Duration::from_millis(300);
 
-fn now() -> DateTime<Utc> {
-    DateTime::from_timestamp(1_780_000_000, 0).unwrap()
-}
-
-fn item(number: u128, sender: u128) -> DispatchItem {
+fn item(number: u128) -> DispatchItem {
     DispatchItem {
         message_id: MessageId(Uuid::from_u128(number)),
         attempt: 1,
         tenant_id: TenantId(Uuid::from_u128(1)),
         run_id: RunId(Uuid::from_u128(2)),
-        sender_id: SenderId(Uuid::from_u128(sender)),
-        lane: Lane::Utility,
+        contact_id: ContactId(Uuid::from_u128(number + 1_000_000)),
     }
 }
 
-/// What differs between the two: how rows come to be there, and how a consumer that died is noticed.
-trait Bench {
-    fn queue(&self) -> &dyn DispatchQueue;
-    async fn publish(&self, items: &[DispatchItem]);
-    async fn consumer_died(&self);
+fn parcel(sender: u128, lane: Lane, numbers: impl IntoIterator<Item = u128>) -> Parcel {
+    Parcel { sender_id: SenderId(Uuid::from_u128(sender)), lane, items: numbers.into_iter().map(item).collect() }
 }
 
-struct PostgresBench {
-    queue: PostgresQueue,
-    pool: PgPool,
+async fn publish(queue: &dyn DispatchQueue, parcels: &[Parcel]) {
+    assert!(queue.publish(parcels).await.unwrap().iter().all(|taken| *taken), "a publish was not confirmed");
 }
 
-impl Bench for PostgresBench {
-    fn queue(&self) -> &dyn DispatchQueue {
-        &self.queue
-    }
-
-    /// The queue lies on the ready list, which the feeder marks as published.
-    async fn publish(&self, items: &[DispatchItem]) {
-        assert!(self.queue.publish(items).await.unwrap().iter().all(|taken| *taken));
-        for item in items {
-            sqlx::query!(
-                "INSERT INTO ready_list (message_id, attempt, tenant_id, run_id, due_at, published_at, sender_id, lane)
-                 VALUES ($1, $2, $3, $4, $5, $5, $6, $7)",
-                item.message_id.0,
-                i32::try_from(item.attempt).unwrap(),
-                item.tenant_id.0,
-                item.run_id.0,
-                now(),
-                item.sender_id.0,
-                item.lane.name(),
-            )
-            .execute(&self.pool)
-            .await
-            .unwrap();
-        }
-    }
-
-    async fn consumer_died(&self) {
-        // A new consumer frees what the dead one has taken.
-    }
-}
-
-struct RabbitmqBench {
-    queue: RabbitmqQueue,
-}
-
-impl Bench for RabbitmqBench {
-    fn queue(&self) -> &dyn DispatchQueue {
-        &self.queue
-    }
-
-    async fn publish(&self, items: &[DispatchItem]) {
-        assert!(self.queue.publish(items).await.unwrap().iter().all(|taken| *taken), "a publish was not confirmed");
-    }
-
-    async fn consumer_died(&self) {}
-}
-
+/// Takes until that many messages have come.
 async fn take(consumer: &mut dyn DispatchConsumer, wanted: usize) -> Vec<Delivery> {
-    let mut taken = Vec::new();
-    while taken.len() < wanted {
-        let more = consumer.next(wanted - taken.len(), WAIT).await.unwrap();
-        assert!(!more.is_empty(), "{} of {wanted} came", taken.len());
+    let mut taken: Vec<Delivery> = Vec::new();
+    let messages = |taken: &[Delivery]| taken.iter().map(|delivery| delivery.parcel.items.len()).sum::<usize>();
+    while messages(&taken) < wanted {
+        let more = consumer.next(wanted - messages(&taken), WAIT).await.unwrap();
+        assert!(!more.is_empty(), "{} of {wanted} came", messages(&taken));
         taken.extend(more);
     }
     taken
 }
 
-fn tags(deliveries: &[Delivery]) -> Vec<u64> {
+fn tags(deliveries: &[Delivery]) -> Vec<Tag> {
     deliveries.iter().map(|delivery| delivery.tag).collect()
 }
 
-fn items(deliveries: Vec<Delivery>) -> Vec<DispatchItem> {
-    let mut items: Vec<DispatchItem> = deliveries.into_iter().map(|delivery| delivery.item).collect();
-    items.sort_by_key(|item| item.message_id);
-    items
+fn parcels(deliveries: &[Delivery]) -> Vec<Parcel> {
+    let mut parcels: Vec<Parcel> = deliveries.iter().map(|delivery| delivery.parcel.clone()).collect();
+    parcels.sort_by_key(|parcel| parcel.items[0].message_id);
+    parcels
 }
 
-async fn conformance(bench: &impl Bench) {
+async fn conformance(queue: &dyn DispatchQueue) {
     let sender = SenderId(Uuid::from_u128(7));
-    let mut consumer = bench.queue().consumer(sender).await.unwrap();
+    let mut consumer = queue.consumer(sender).await.unwrap();
     assert!(consumer.next(10, NOTHING_COMES).await.unwrap().is_empty(), "an empty queue waits and gives nothing");
 
-    let published: Vec<DispatchItem> = (100..110).map(|number| item(number, 7)).collect();
-    bench.publish(&published).await;
-    bench.publish(&[item(200, 8)]).await;
+    let published: Vec<Parcel> =
+        (0..10).map(|n| parcel(7, Lane::Marketing, [100 + 3 * n, 101 + 3 * n, 102 + 3 * n])).collect();
+    publish(queue, &published).await;
+    publish(queue, &[parcel(8, Lane::Marketing, [200])]).await;
     let first = consumer.next(4, WAIT).await.unwrap();
-    assert!((1..=4).contains(&first.len()), "at most as many as asked for: {}", first.len());
-    let first_tags = tags(&first);
-    consumer.ack(&first_tags).await.unwrap();
-    let missing = published.len() - first.len();
-    let rest = take(&mut *consumer, missing).await;
+    assert!((1..=2).contains(&first.len()), "no parcel beyond what was asked for: {}", first.len());
+    consumer.ack(&tags(&first)).await.unwrap();
+    let rest = take(&mut *consumer, 3 * (published.len() - first.len())).await;
     let kept = rest.len() / 2;
     consumer.ack(&tags(&rest[..kept])).await.unwrap();
-    let given_back = items_of(&rest[kept..]);
-    let seen: Vec<DispatchItem> = items(first.into_iter().chain(rest).collect());
-    assert_eq!(seen, published, "each item once, with every field, and none of another sender");
+    let not_acknowledged = parcels(&rest[kept..]);
+    let seen: Vec<Delivery> = first.into_iter().chain(rest).collect();
+    assert_eq!(parcels(&seen), published, "each parcel once, with every field, and none of another sender");
+    assert!(seen.iter().all(|delivery| !delivery.redelivered));
 
-    // What is not acknowledged comes again when its consumer has died.
+    // What is not acknowledged comes again when its consumer has died, and says so.
     drop(consumer);
-    bench.consumer_died().await;
-    let mut heir = bench.queue().consumer(sender).await.unwrap();
-    let again = take(&mut *heir, given_back.len()).await;
-    assert_eq!(items_of(&again).len(), given_back.len());
-    assert!(
-        given_back.iter().all(|item| again.iter().any(|delivery| delivery.item == *item)),
-        "only what was not acknowledged"
-    );
+    let mut heir = queue.consumer(sender).await.unwrap();
+    let again = take(&mut *heir, 3 * not_acknowledged.len()).await;
+    assert_eq!(parcels(&again), not_acknowledged, "only what was not acknowledged");
+    assert!(again.iter().all(|delivery| delivery.redelivered), "a redelivery looks like a first one");
 
-    // And at once when it is given back.
-    heir.give_back(&tags(&again)).await.unwrap();
-    let once_more = take(&mut *heir, again.len()).await;
-    heir.ack(&tags(&once_more)).await.unwrap();
+    heir.ack(&tags(&again)).await.unwrap();
+    assert!(heir.next(10, NOTHING_COMES).await.unwrap().is_empty(), "something is left");
 
-    let mut other = bench.queue().consumer(SenderId(Uuid::from_u128(8))).await.unwrap();
-    assert_eq!(items(take(&mut *other, 1).await), [item(200, 8)]);
-}
+    let mut other = queue.consumer(SenderId(Uuid::from_u128(8))).await.unwrap();
+    assert_eq!(parcels(&take(&mut *other, 1).await), [parcel(8, Lane::Marketing, [200])]);
 
-fn items_of(deliveries: &[Delivery]) -> Vec<DispatchItem> {
-    deliveries.iter().map(|delivery| delivery.item.clone()).collect()
+    // Reminders overtake offers that were there before them, and do not stop them.
+    let offers: Vec<Parcel> = (0..40).map(|n| parcel(9, Lane::Marketing, [300 + n])).collect();
+    let reminders: Vec<Parcel> = (0..40).map(|n| parcel(9, Lane::Utility, [400 + n])).collect();
+    publish(queue, &offers).await;
+    publish(queue, &reminders).await;
+    let mut mixed = queue.consumer(SenderId(Uuid::from_u128(9))).await.unwrap();
+    let mut order = Vec::new();
+    while order.len() < 80 {
+        let taken = take(&mut *mixed, 1).await;
+        order.extend(taken.iter().map(|delivery| delivery.parcel.lane));
+        mixed.ack(&tags(&taken)).await.unwrap();
+    }
+    let reminders_first = order[..40].iter().filter(|lane| **lane == Lane::Utility).count();
+    assert!((25..40).contains(&reminders_first), "{reminders_first} of the first 40 are reminders");
 }
 
 #[tokio::test]
 async fn the_postgres_queue_conforms() {
     let database = TestDatabase::create().await;
-    let queue = PostgresQueue::new(database.pool.clone(), PostgresQueue::LEASE);
-    conformance(&PostgresBench { queue, pool: database.pool.clone() }).await;
-    database.close().await;
-}
-
-/// A claim that was refused as not due yet must not take the message's only way back with it.
-#[tokio::test]
-async fn a_delivery_that_is_discarded_leaves_the_message_on_the_ready_list() {
-    let database = TestDatabase::create().await;
-    let queue = PostgresQueue::new(database.pool.clone(), Duration::from_millis(200));
-    let bench = PostgresBench { queue, pool: database.pool.clone() };
-    bench.publish(&[item(1, 7)]).await;
-    let mut consumer = bench.queue().consumer(SenderId(Uuid::from_u128(7))).await.unwrap();
-    let taken = take(&mut *consumer, 1).await;
-    consumer.discard(&tags(&taken)).await.unwrap();
-    assert!(consumer.next(1, Duration::ZERO).await.unwrap().is_empty(), "it comes again at once");
-    assert_eq!(items(take(&mut *consumer, 1).await), [item(1, 7)], "and again once its lease is over");
+    conformance(&PostgresQueue::new(database.pool.clone(), PostgresQueue::LEASE)).await;
     database.close().await;
 }
 
 #[tokio::test]
 async fn the_rabbitmq_queue_conforms() {
     let vhost = TestVhost::create().await;
-    let queue = RabbitmqQueue::new(RabbitmqConfig { url: vhost.url.clone(), prefetch: 50 });
-    conformance(&RabbitmqBench { queue }).await;
+    conformance(&RabbitmqQueue::new(RabbitmqConfig { url: vhost.url.clone(), prefetch: 50 })).await;
 }
 
 #[tokio::test]
 async fn a_queue_that_was_deleted_is_made_again_and_publishing_goes_on() {
     let vhost = TestVhost::create().await;
     let queue = RabbitmqQueue::new(RabbitmqConfig { url: vhost.url.clone(), prefetch: 50 });
-    assert_eq!(queue.publish(&[item(1, 7)]).await.unwrap(), [true]);
+    let [first, second] = [1, 2].map(|number| parcel(7, Lane::Utility, [number]));
+    assert_eq!(queue.publish(&[first]).await.unwrap(), [true]);
     let connection = lapin::Connection::connect(&vhost.url, lapin::ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    let name = format!("ektola.dispatch.v1.{}", Uuid::from_u128(7));
+    let name = format!("ektola.dispatch.v2.{}.utility", Uuid::from_u128(7));
     channel.queue_delete(name.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
-    // A message without a queue is not taken, and says so; a consumer makes the queue again.
-    assert_eq!(queue.publish(&[item(2, 7)]).await.unwrap(), [false]);
+    // A parcel without a queue is not taken, and says so; a consumer makes the queue again.
+    assert_eq!(queue.publish(std::slice::from_ref(&second)).await.unwrap(), [false]);
     let mut consumer = queue.consumer(SenderId(Uuid::from_u128(7))).await.unwrap();
-    assert_eq!(queue.publish(&[item(2, 7)]).await.unwrap(), [true]);
-    assert_eq!(items(take(&mut *consumer, 1).await), [item(2, 7)]);
+    assert_eq!(queue.publish(std::slice::from_ref(&second)).await.unwrap(), [true]);
+    assert_eq!(parcels(&take(&mut *consumer, 1).await), [second]);
 }

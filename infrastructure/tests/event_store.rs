@@ -356,7 +356,8 @@ async fn a_lost_commit_answer_gives_no_receipt() {
     let id = Uuid::new_v4();
     direct.execute(addressed(id, TENANT, queue())).await.unwrap();
 
-    proxy.lose_next_commit_answer();
+    // A claim is one statement, which commits by itself.
+    proxy.lose_next_answer_to(b"DispatchStarted");
     let answer = tokio::time::timeout(Duration::from_secs(20), store.execute(addressed(id, TENANT, begin(1)))).await;
     assert!(matches!(answer, Ok(Err(CommandError::Unavailable(_)))), "{answer:?}");
     assert!(proxy.has_lost_an_answer());

@@ -1,6 +1,7 @@
 //! All projections, and how they follow the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::event::RecordedEvent;
@@ -27,32 +28,47 @@ pub fn find(name: &str) -> Option<Arc<dyn Projection>> {
 }
 
 /// Starts a follower for each projection; they end when `shutdown` is cancelled.
-pub fn start_all(pool: &PgPool, feed: &EventFeed, tasks: &TaskTracker, shutdown: &CancellationToken) -> Progress {
+///
+/// `gather` is how long a projection waits for more while events come fast.
+pub fn start_all(
+    pool: &PgPool,
+    feed: &EventFeed,
+    gather: Duration,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Progress {
     Progress::new(all().into_iter().map(|projection| {
         let name = projection.name();
         // Nothing counts as reached before the follower has read its checkpoint.
         let (publish, reached) = watch::channel(0);
-        let effect = Arc::new(Effect(projection));
+        let effect = Arc::new(Effect { projection, gather });
         tasks.spawn(follow(pool.clone(), feed.clone(), effect, publish, shutdown.clone()));
         (name, reached)
     }))
 }
 
 /// A projection as a subscription of the feed.
-struct Effect(Arc<dyn Projection>);
+struct Effect {
+    projection: Arc<dyn Projection>,
+    gather: Duration,
+}
 
 #[async_trait]
 impl TableEffect for Effect {
     fn name(&self) -> &'static str {
-        self.0.subscription()
+        self.projection.subscription()
     }
 
     fn concerns(&self, event: &RecordedEvent) -> bool {
-        self.0.concerns(event)
+        self.projection.concerns(event)
+    }
+
+    fn gather(&self) -> Duration {
+        self.gather
     }
 
     async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error> {
-        self.0.apply(connection, events).await
+        self.projection.apply(connection, events).await
     }
 }
 

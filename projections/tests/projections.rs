@@ -328,18 +328,17 @@ async fn another_tenant_sees_nothing() {
 async fn the_overview_adds_up_and_shows_how_far_each_subscription_has_come() {
     let world = World::create().await;
     world.settle().await;
-    for (message, due, published) in
-        [(world.ways.pending, 50, None), (world.ways.retried, 40, None), (world.ways.read, 30, Some(at(31)))]
+    for (message, due) in
+        [(world.ways.pending, None), (world.ways.retried, Some(at(40))), (world.ways.read, Some(at(50)))]
     {
         sqlx::query!(
-            "INSERT INTO ready_list (message_id, attempt, tenant_id, run_id, sender_id, lane, due_at, published_at)
-             VALUES ($1, 1, $2, $3, $4, 'marketing', $5, $6)",
+            "INSERT INTO ready_list (message_id, attempt, tenant_id, run_id, contact_id, position, due_at)
+             VALUES ($1, 1, $2, $3, $4, 1, $5)",
             message.0,
             world.script.tenant.0,
             world.run.0,
             world.script.sender.0,
-            at(due),
-            published,
+            due,
         )
         .execute(world.pool())
         .await
@@ -350,7 +349,7 @@ async fn the_overview_adds_up_and_shows_how_far_each_subscription_has_come() {
         assert_eq!((overview.active_campaigns, overview.runs), (1, named([("running", 1)])));
         let open: Vec<i64> = overview.open_messages.into_values().collect();
         assert_eq!(open, [1, 0, 1]);
-        assert_eq!((overview.ready, overview.published, overview.oldest_due_at), (2, 1, Some(at(40))));
+        assert_eq!((overview.ready, overview.later, overview.next_due_at, overview.parked), (1, 2, Some(at(40)), 0));
         assert_eq!(overview.log_position, last_position(world.pool()).await);
         let names: Vec<&str> = overview.subscriptions.iter().map(|subscription| subscription.name.as_str()).collect();
         assert_eq!(names, ["projection:campaigns", "projection:messages", "projection:runs"]);

@@ -1,9 +1,9 @@
-//! A proxy between the engine and Postgres that can lose the answer to a commit: the one fault that a client cannot
-//! tell from a commit that did not happen.
+//! A proxy between the engine and Postgres that can lose an answer, such as that to a commit: the one fault that a
+//! client cannot tell from a commit that did not happen.
 
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -18,7 +18,8 @@ pub struct PostgresProxy {
 
 #[derive(Default)]
 struct Faults {
-    lose_commit_answer: AtomicBool,
+    /// The answer to the next request with these bytes is lost.
+    lose_answer_to: Mutex<Option<Vec<u8>>>,
     lost: AtomicBool,
 }
 
@@ -62,11 +63,28 @@ impl PostgresProxy {
 
     /// The next COMMIT reaches the server; its answer does not come back, and the connection ends.
     pub fn lose_next_commit_answer(&self) {
-        self.faults.lose_commit_answer.store(true, Ordering::SeqCst);
+        self.lose_next_answer_to(b"COMMIT");
+    }
+
+    /// The same for a statement that commits by itself, known by something that it holds.
+    pub fn lose_next_answer_to(&self, bytes: &[u8]) {
+        *self.faults.lose_answer_to.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.to_owned());
     }
 
     pub fn has_lost_an_answer(&self) -> bool {
         self.faults.lost.load(Ordering::SeqCst)
+    }
+}
+
+impl Faults {
+    /// Is the answer to this request to be lost? Each fault happens once.
+    fn strike(&self, request: &[u8]) -> bool {
+        let mut fault = self.lose_answer_to.lock().unwrap_or_else(PoisonError::into_inner);
+        let strikes = fault.as_ref().is_some_and(|bytes| request.windows(bytes.len()).any(|window| window == bytes));
+        if strikes {
+            *fault = None;
+        }
+        strikes
     }
 }
 
@@ -81,11 +99,11 @@ where
         tokio::select! {
             read = from_client.read(&mut request) => {
                 let Ok(length @ 1..) = read else { return };
-                let commits = request[..length].windows(6).any(|bytes| bytes == b"COMMIT");
+                let strikes = faults.strike(&request[..length]);
                 if to_server.write_all(&request[..length]).await.is_err() {
                     return;
                 }
-                if commits && faults.lose_commit_answer.swap(false, Ordering::SeqCst) {
+                if strikes {
                     // Wait for the answer, so that the commit has happened, and swallow it.
                     if matches!(from_server.read(&mut answer).await, Ok(1..)) {
                         faults.lost.store(true, Ordering::SeqCst);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use infrastructure::private_servers::PrivateRabbitmq;
+use tokio::process::Command;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -39,6 +40,30 @@ impl TestVhost {
             .expect("run the tests through `make test`, or set AMQP_URL to a broker where queues may be created");
         Self { url }
     }
+}
+
+/// Runs the control program of the packages on a node of this data folder.
+///
+/// # Panics
+///
+/// When it fails.
+pub async fn control(node: &PrivateRabbitmq, dir: &Path, arguments: &[&str]) {
+    let scripts = PrivateRabbitmq::find_scripts().unwrap_or_else(|error| panic!("RabbitMQ is not installed: {error}"));
+    let cookie = std::fs::read_to_string(dir.join("rabbitmq/node/.erlang.cookie"))
+        .unwrap_or_else(|error| panic!("the node's cookie cannot be read: {error}"));
+    let [_, _, epmd] = node.ports();
+    let output = Command::new(scripts.join("rabbitmqctl"))
+        .args(["--node", "ektola@localhost", "--quiet", "--erlang-cookie", &cookie])
+        .args(arguments)
+        .env("LC_ALL", "C.UTF-8")
+        .env("HOME", dir)
+        .env("ERL_EPMD_PORT", epmd.to_string())
+        .env("ERL_FLAGS", "-kernel inet_dist_use_interface {127,0,0,1}")
+        .env("RABBITMQ_CONF_ENV_FILE", dir.join("no-environment"))
+        .output()
+        .await
+        .unwrap_or_else(|error| panic!("the control program does not start: {error}"));
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn set(variable: &str) -> Option<String> {

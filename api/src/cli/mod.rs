@@ -96,7 +96,7 @@ enum Command {
     /// Show how far the read models are, and fold one again from the log.
     #[command(subcommand)]
     Projections(projections::ProjectionsCommand),
-    /// Show what could not be applied and waits for a person.
+    /// Show what could not be applied or sent, give it back, or discard it.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
     /// Show campaigns, runs, open messages and queues at a glance.
@@ -156,7 +156,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut runtime = match cli.command {
+        // Its work is short and comes piecemeal: handing it from thread to thread costs more than doing it.
+        Command::Sandbox(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime
         .worker_threads(std::thread::available_parallelism().map_or(1, NonZero::get))
         .enable_all()
         .build()

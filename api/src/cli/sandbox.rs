@@ -39,6 +39,17 @@ pub struct SandboxArgs {
     /// Most statuses in one webhook, 1 to 1000 [default: sandbox.webhook_batch_max].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     webhook_batch_max: Option<u16>,
+    /// Most webhooks that it posts at once [default: sandbox.webhook_posts_max].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    webhook_posts_max: Option<u16>,
+    /// Refuses calls beyond N a second and number, as WhatsApp does with code 130429; 0 refuses none [default:
+    /// sandbox.rate_limit_per_s].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=100_000))]
+    rate_limit: Option<u32>,
+    /// Refuses calls beyond N to one recipient in 6 s, and until 6 s have passed for each, as WhatsApp does with code
+    /// 131056; 0 refuses none [without a number: 45, which is WhatsApp's; default: sandbox.pair_burst].
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true, default_missing_value = "45")]
+    pair_limit: Option<u32>,
     /// Feeds the ids that it makes up, so that they can be repeated.
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -80,6 +91,10 @@ fn config_of(args: SandboxArgs, secret: &Secret, defaults: &config::SandboxConfi
     config.latency_ms = args.latency_ms.unwrap_or(defaults.latency_ms);
     config.status_gap_ms = args.status_gap_ms.unwrap_or(defaults.status_gap_ms);
     config.webhook_batch_max = args.webhook_batch_max.map_or(defaults.webhook_batch_max, usize::from);
+    config.webhook_posts_max = args.webhook_posts_max.map_or(defaults.webhook_posts_max, usize::from);
+    let rate_limit = args.rate_limit.unwrap_or(defaults.rate_limit_per_s);
+    config.rate_limit = usize::try_from(rate_limit).ok().filter(|limit| *limit > 0);
+    config.pair_burst = Some(args.pair_limit.unwrap_or(defaults.pair_burst)).filter(|limit| *limit > 0);
     config.seed = args.seed;
     if args.all_read {
         config.outcomes = Outcomes::AllRead;
@@ -123,6 +138,8 @@ mod tests {
         assert_eq!(plain.latency_ms, defaults.latency_ms);
         assert_eq!(plain.status_gap_ms, defaults.status_gap_ms);
         assert_eq!(plain.webhook_batch_max, defaults.webhook_batch_max);
+        assert_eq!(plain.webhook_posts_max, defaults.webhook_posts_max);
+        assert_eq!((plain.rate_limit, plain.pair_burst), (None, None));
         assert_eq!(plain.outcomes, Outcomes::ByNumber);
 
         let arguments =
@@ -130,5 +147,12 @@ mod tests {
         let chosen = config_of(parsed(&arguments), &Secret::new("s"), &defaults);
         assert_eq!((chosen.latency_ms, chosen.status_gap_ms, chosen.webhook_batch_max), (0, 7, 1));
         assert_eq!((chosen.seed, chosen.outcomes, chosen.waba_id.as_str()), (3, Outcomes::AllRead, "9"));
+
+        let limits = ["--webhook-posts-max=9", "--rate-limit=80", "--pair-limit"];
+        let limited = config_of(parsed(&limits), &Secret::new("s"), &defaults);
+        assert_eq!((limited.webhook_posts_max, limited.rate_limit, limited.pair_burst), (9, Some(80), Some(45)));
+        let defaults = config::SandboxConfig { rate_limit_per_s: 80, pair_burst: 45, ..defaults };
+        let limited = config_of(parsed(&["--rate-limit=0", "--pair-limit=7"]), &Secret::new("s"), &defaults);
+        assert_eq!((limited.rate_limit, limited.pair_burst), (None, Some(7)));
     }
 }

@@ -61,6 +61,9 @@ impl SandboxProcess {
             .args(["--latency-ms", &config.latency_ms.to_string()])
             .args(["--status-gap-ms", &config.status_gap_ms.to_string()])
             .args(["--webhook-batch-max", &config.webhook_batch_max.to_string()])
+            .args(["--webhook-posts-max", &config.webhook_posts_max.to_string()])
+            .args(["--rate-limit", &config.rate_limit_per_s.to_string()])
+            .arg(format!("--pair-limit={}", config.pair_burst))
             // Not as an argument: those show in process lists.
             .env("EKTOLA_SANDBOX_APP_SECRET", app_secret)
             .stdin(Stdio::null())

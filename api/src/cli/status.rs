@@ -80,9 +80,12 @@ fn text_of(answer: &StatusAnswer, out: Output, now: DateTime<Utc>, zone: &str) -
     let open: BTreeMap<_, _> = overview.open_messages.iter().map(|(status, number)| (status.name(), *number)).collect();
     fields.field("open messages", listed(&open));
     fields.field("waiting for their turn", format!("{} messages", count(overview.ready)));
-    fields.field("in the dispatch queue", format!("{} messages", count(overview.published)));
-    let oldest = overview.oldest_due_at.map_or_else(|| "none".to_owned(), |due| waiting_since(due, now, zone));
-    fields.field("oldest waiting", oldest);
+    let later = match overview.next_due_at {
+        Some(due) => format!("{} messages, the first {}", count(overview.later), waiting_since(due, now, zone)),
+        None => "none".to_owned(),
+    };
+    fields.field("to be sent later", later);
+    fields.field("parked", format!("{} messages", count(overview.parked)));
     fields.field("webhooks to interpret", count(answer.webhooks_pending));
     fields.field("dead letters", count(answer.dead_letters));
     fields.field("log position", count(overview.log_position));
@@ -126,8 +129,9 @@ mod tests {
             runs: BTreeMap::from([("completed".to_owned(), 5), ("running".to_owned(), 1)]),
             open_messages: BTreeMap::from([(MessageStatus::Pending, 1500), (MessageStatus::Unknown, 0)]),
             ready: 1200,
-            published: 240,
-            oldest_due_at: DateTime::from_timestamp(1_767_355_200, 0),
+            later: 30,
+            next_due_at: DateTime::from_timestamp(1_767_355_200, 0),
+            parked: 1,
             log_position: 123_456,
             subscriptions: vec![SubscriptionRow { name: "projection:runs".to_owned(), position: 123_450, lag: 6 }],
         };
@@ -143,7 +147,8 @@ mod tests {
             "runs                    5 completed, 1 running",
             "open messages           1,500 pending, 0 unknown",
             "waiting for their turn  1,200 messages",
-            "oldest waiting          due since 2026-01-02 17:30:00 Asia/Kolkata (1 min 5 s)",
+            "to be sent later        30 messages, the first due since 2026-01-02 17:30:00 Asia/Kolkata (1 min 5 s)",
+            "parked                  1 messages",
             "projection:runs   123,450             6",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line:?} is not in\n{text}");

@@ -18,7 +18,7 @@ use toml::{Table, Value};
 use self::keys::{KEYS, Key, RELATIONS};
 pub use self::sections::{
     DatabaseConfig, DispatchConfig, EventsConfig, FanOutConfig, FeederConfig, HttpConfig, LogConfig, LogFormat,
-    MessagesConfig, SandboxConfig, SchedulerConfig, WebhooksConfig,
+    MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, WebhooksConfig,
 };
 
 /// The documented defaults.
@@ -41,6 +41,7 @@ pub struct Config {
     pub fan_out: FanOutConfig,
     pub feeder: FeederConfig,
     pub dispatch: DispatchConfig,
+    pub retries: RetriesConfig,
     pub webhooks: WebhooksConfig,
     pub sandbox: SandboxConfig,
     pub log: LogConfig,

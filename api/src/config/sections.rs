@@ -1,7 +1,10 @@
 //! The configuration as the engine uses it. What each value means to an operator stands in `defaults.toml`.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use infrastructure::pacing::{PacingConfig, PairConfig};
+use infrastructure::whatsapp::RetryLadder;
 use serde::Deserialize;
 
 /// Limits of the HTTP interface.
@@ -48,6 +51,8 @@ pub struct EventsConfig {
     pub mark_stall_warning_ms: u64,
     /// Most events that one read fetches.
     pub feed_batch_max: u32,
+    /// Time for which projections gather events while they come fast, in milliseconds.
+    pub gather_ms: u64,
     /// Most events kept decoded for the subscriptions of a process.
     pub feed_ring_max: usize,
 }
@@ -59,6 +64,10 @@ impl EventsConfig {
 
     pub fn mark_poll_idle(&self) -> Duration {
         Duration::from_millis(self.mark_poll_idle_ms)
+    }
+
+    pub fn gather(&self) -> Duration {
+        Duration::from_millis(self.gather_ms)
     }
 
     pub fn mark_stall_warning(&self) -> Duration {
@@ -78,6 +87,8 @@ pub struct MessagesConfig {
     pub conflict_retries_max: u32,
     /// Batches that may be under way at once.
     pub writers: usize,
+    /// Messages whose state is remembered.
+    pub states_max: usize,
 }
 
 impl MessagesConfig {
@@ -108,6 +119,8 @@ pub struct FanOutConfig {
     pub page_size: u32,
     /// Time for which a process owns the fan-out of a run without renewing, in seconds.
     pub lease_s: u64,
+    /// Events by which the slowest follower of the log may lag before the fan-out slows down.
+    pub lag_max_events: i64,
 }
 
 impl FanOutConfig {
@@ -156,8 +169,24 @@ pub struct DispatchConfig {
     pub claim_ttl_s: u64,
     /// Time beyond deadline and call time-out after which an open claim becomes unknown, in seconds.
     pub sweep_margin_s: u64,
-    /// Most calls that may be under way at once.
+    /// Parcels that a sender's loop may hold of a lane without having acknowledged them.
+    pub prefetch: u16,
+    /// Deliveries that may be lost with their process before a message is parked.
+    pub strikes_max: u32,
+    /// Fewest calls of one number that may be under way at once.
+    pub concurrency_min: usize,
+    /// Most calls of one number that may be under way at once.
     pub concurrency_max: usize,
+    /// How much later than another a call may arrive that left at the same time, in milliseconds.
+    pub pacing_margin_ms: u64,
+    /// Time without a refusal after which a lowered rate rises, in seconds.
+    pub rate_recovery_interval_s: u64,
+    /// The step by which it rises, in percent of the setting.
+    pub rate_recovery_step_percent: u32,
+    /// Time in which one message to a recipient is permitted, in milliseconds; 0 is no limit.
+    pub pair_interval_ms: u64,
+    /// Messages to one recipient within the first such time.
+    pub pair_burst: u32,
     /// Time for which a process owns a sender without renewing, in seconds.
     pub lease_ttl_s: u64,
     /// Most attempts to send one message.
@@ -186,14 +215,83 @@ impl DispatchConfig {
     pub fn lease_ttl(&self) -> Duration {
         Duration::from_secs(self.lease_ttl_s)
     }
+
+    pub fn concurrency(&self) -> RangeInclusive<usize> {
+        self.concurrency_min..=self.concurrency_max
+    }
+
+    pub fn pacing(&self) -> PacingConfig {
+        PacingConfig {
+            margin: Duration::from_millis(self.pacing_margin_ms),
+            recovery_interval: Duration::from_secs(self.rate_recovery_interval_s),
+            recovery_step_percent: self.rate_recovery_step_percent,
+        }
+    }
+
+    pub fn pair(&self) -> PairConfig {
+        PairConfig { interval: Duration::from_millis(self.pair_interval_ms), burst: self.pair_burst }
+    }
 }
 
-/// Interpreting stored webhooks.
+/// How long a message waits after a refusal; what each number means stands at [`RetryLadder`].
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetriesConfig {
+    /// First wait of an account, in seconds.
+    pub account_rate_wait_s: u64,
+    /// First wait of a sender, in seconds.
+    pub sender_rate_wait_s: u64,
+    /// First wait of one contact, in seconds.
+    pub pair_rate_wait_s: u64,
+    /// First wait of a sender in maintenance, in seconds.
+    pub maintenance_wait_s: u64,
+    /// First wait of the messages with a template, in seconds.
+    pub template_sync_wait_s: u64,
+    /// First wait of a message that failed after it was accepted, in seconds.
+    pub trouble_wait_s: u64,
+    /// Wait of a message that met a stalled sender, in seconds.
+    pub stalled_wait_s: u64,
+    /// Growth of the waits of one contact.
+    pub contact_growth: u32,
+    /// Growth of all other waits.
+    pub shared_growth: u32,
+    /// Longest wait, in seconds.
+    pub wait_max_s: u64,
+}
+
+impl RetriesConfig {
+    pub fn ladder(&self) -> RetryLadder {
+        RetryLadder {
+            account_rate: Duration::from_secs(self.account_rate_wait_s),
+            sender_rate: Duration::from_secs(self.sender_rate_wait_s),
+            pair_rate: Duration::from_secs(self.pair_rate_wait_s),
+            maintenance: Duration::from_secs(self.maintenance_wait_s),
+            template_sync: Duration::from_secs(self.template_sync_wait_s),
+            trouble: Duration::from_secs(self.trouble_wait_s),
+            stalled: Duration::from_secs(self.stalled_wait_s),
+            contact_growth: self.contact_growth,
+            shared_growth: self.shared_growth,
+            wait_max: Duration::from_secs(self.wait_max_s),
+        }
+    }
+}
+
+/// Storing webhooks, and interpreting them afterwards.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WebhooksConfig {
+    /// Most webhooks that one commit stores.
+    pub store_batch_max: usize,
+    /// Most bytes of webhooks that one commit stores.
+    pub store_batch_max_bytes: usize,
+    /// Most webhooks that may wait to be stored.
+    pub store_queue_max: usize,
+    /// Most bytes of webhooks that may wait to be stored.
+    pub store_queue_max_bytes: usize,
     /// Most stored webhooks of one step.
     pub interpret_batch_max: u32,
+    /// Most bytes of stored webhooks of one step.
+    pub interpret_batch_max_bytes: u32,
     /// Time between two looks for webhooks to interpret, in milliseconds.
     pub interpret_poll_ms: u64,
     /// Attempts before a webhook is parked.
@@ -216,6 +314,12 @@ pub struct SandboxConfig {
     pub status_gap_ms: u64,
     /// Most statuses in one webhook.
     pub webhook_batch_max: usize,
+    /// Most webhooks posted at once.
+    pub webhook_posts_max: usize,
+    /// Calls of one number in any second beyond which it refuses; 0 is no limit.
+    pub rate_limit_per_s: u32,
+    /// Messages to one recipient within 6 s beyond which it refuses; 0 is no limit.
+    pub pair_burst: u32,
 }
 
 impl SandboxConfig {

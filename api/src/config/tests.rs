@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use infrastructure::pacing::{PacingConfig, PairConfig};
+use infrastructure::whatsapp::RetryLadder;
 use tempfile::TempDir;
 
 use super::keys::Kind;
@@ -259,8 +261,27 @@ fn keys_that_depend_on_each_other_are_checked_together() {
 }
 
 #[test]
+fn the_defaults_are_those_of_the_engine() {
+    let config = Config::default();
+    assert_eq!(config.retries.ladder(), RetryLadder::default());
+    assert_eq!(config.dispatch.pacing(), PacingConfig::default());
+    assert_eq!(config.dispatch.pair(), PairConfig::default());
+    assert_eq!(config.dispatch.concurrency(), 8..=1000);
+}
+
+#[test]
 fn durations_keep_their_units() {
     let config = environment(&[("EKTOLA_DISPATCH__CALL_TIMEOUT_S", "7"), ("EKTOLA_SCHEDULER__POLL_MS", "40")]).unwrap();
     assert_eq!(config.dispatch.call_timeout(), Duration::from_secs(7));
     assert_eq!(config.scheduler.poll(), Duration::from_millis(40));
+    let config = environment(&[
+        ("EKTOLA_DISPATCH__PACING_MARGIN_MS", "9"),
+        ("EKTOLA_DISPATCH__RATE_RECOVERY_INTERVAL_S", "8"),
+        ("EKTOLA_DISPATCH__PAIR_INTERVAL_MS", "7"),
+        ("EKTOLA_RETRIES__WAIT_MAX_S", "6"),
+    ]);
+    let config = config.unwrap();
+    let (pacing, pair) = (config.dispatch.pacing(), config.dispatch.pair());
+    assert_eq!((pacing.margin, pacing.recovery_interval), (Duration::from_millis(9), Duration::from_secs(8)));
+    assert_eq!((pair.interval, config.retries.ladder().wait_max), (Duration::from_millis(7), Duration::from_secs(6)));
 }

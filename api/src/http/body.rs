@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use futures::StreamExt as _;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
+use tokio_util::bytes::BytesMut;
 
 use super::fields::{Faults, Fields, kind_of};
 use super::problem::{Problem, ProblemKind};
@@ -27,20 +28,26 @@ pub(crate) enum BodyError {
     Broken,
 }
 
-/// Reads a body of at most `bytes_max`.
+/// Reads a body of at most `bytes_max`. One that comes in a single piece, as short ones do, is not copied.
 pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, BodyError> {
     let mut pieces = body.into_data_stream();
-    let mut read = Vec::new();
+    let mut read = Bytes::new();
+    let mut copied = BytesMut::new();
     while let Some(piece) = pieces.next().await {
         let piece = piece.map_err(|_| BodyError::Broken)?;
-        if read.len() + piece.len() > bytes_max {
-            drop(read);
+        if read.len() + copied.len() + piece.len() > bytes_max {
+            drop((read, copied));
             drain(pieces).await;
             return Err(BodyError::TooLarge);
         }
-        read.extend_from_slice(&piece);
+        if read.is_empty() && copied.is_empty() {
+            read = piece;
+        } else {
+            copied.extend_from_slice(&std::mem::take(&mut read));
+            copied.extend_from_slice(&piece);
+        }
     }
-    Ok(read.into())
+    Ok(if copied.is_empty() { read } else { copied.freeze() })
 }
 
 /// Reads and forgets what a client is still sending, within bounds.

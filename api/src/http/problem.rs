@@ -9,6 +9,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use infrastructure::event_store::CommandError;
+use infrastructure::webhook_inbox::InboxError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -244,6 +245,17 @@ impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         tracing::error!(error = chain(&error), "a request failed in the database");
         Self::unavailable()
+    }
+}
+
+/// The inbox has logged it, once for all the bodies that failed with it.
+impl From<InboxError> for Problem {
+    fn from(error: InboxError) -> Self {
+        match error {
+            InboxError::Full => Self::new(ProblemKind::Unavailable, "More comes than can be stored. Try again."),
+            InboxError::Database(_) | InboxError::TimedOut => Self::unavailable(),
+            InboxError::ShuttingDown => Self::new(ProblemKind::Unavailable, "The engine is stopping. Try again."),
+        }
     }
 }
 

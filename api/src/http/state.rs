@@ -7,6 +7,7 @@ use infrastructure::clock::Clock;
 use infrastructure::event_store::{
     Addressed, CampaignRunStore, CampaignStore, CommandError, Committed, ConsentStore, MessageStore, StockStore,
 };
+use infrastructure::webhook_inbox::Inbox;
 use projections::progress::Progress;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -28,6 +29,7 @@ pub struct ApiState {
     pub runs: CampaignRunStore,
     pub messages: MessageStore,
     pub consents: ConsentStore,
+    pub inbox: Inbox,
     pub progress: Progress,
     /// The spool of uploads: files that are read once and deleted.
     pub upload_dir: PathBuf,

@@ -213,7 +213,7 @@ fn for_each_line(file: &File, mut each: impl FnMut(u64, &[u8]) -> anyhow::Result
 }
 
 /// Identifies a text in a set of millions without keeping the text.
-fn fingerprint(text: &str) -> u128 {
+pub(super) fn fingerprint(text: &str) -> u128 {
     let half = |salt: u8| {
         let mut hasher = DefaultHasher::new();
         hasher.write_u8(salt);

@@ -6,7 +6,9 @@
 //! once, however often either side is killed, because what is owed follows from the two append-only files alone.
 
 mod behavior;
+mod inbound;
 mod ledger;
+mod limits;
 mod schedule;
 mod server;
 mod status_body;
@@ -23,16 +25,20 @@ use std::time::Duration;
 use anyhow::Context as _;
 use infrastructure::clock::Clock;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::behavior::Outcomes;
 use self::ledger::Ledger;
+use self::limits::Limits;
 use self::schedule::Schedule;
 use self::server::{Api, SendRules};
 use self::webhooks::Webhooks;
 
+/// Bodies of inbound messages that wait to be posted.
+const INBOUND_MAX: usize = 1_000;
 /// What `Sandbox::stopped` grants to calls that are still being answered.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,6 +67,13 @@ pub struct SandboxConfig {
     pub status_gap_ms: u64,
     /// The most statuses in one webhook body, from 1 to 1,000.
     pub webhook_batch_max: usize,
+    /// The most webhook bodies that travel at once.
+    pub webhook_posts_max: usize,
+    /// The most calls and inbound messages of one number in any second; further calls are refused with 130429.
+    pub rate_limit: Option<usize>,
+    /// The most messages to one recipient within 6 s, after which as many times 6 s must pass; further calls are
+    /// refused with 131056. Meta's is 45.
+    pub pair_burst: Option<u32>,
 }
 
 impl SandboxConfig {
@@ -77,6 +90,9 @@ impl SandboxConfig {
             outcomes: Outcomes::ByNumber,
             status_gap_ms: 300,
             webhook_batch_max: 50,
+            webhook_posts_max: 128,
+            rate_limit: None,
+            pair_burst: None,
         }
     }
 }
@@ -113,7 +129,8 @@ pub async fn start(config: SandboxConfig, clock: Clock, shutdown: CancellationTo
     let schedule = Arc::new(Schedule::new(Duration::from_millis(config.status_gap_ms), Instant::now()));
     schedule.recovered(owed);
 
-    let webhooks = Webhooks::new(&config, Arc::clone(&ledger), Arc::clone(&schedule), clock.clone())?;
+    let (inbound, inbound_bodies) = mpsc::channel(INBOUND_MAX);
+    let webhooks = Webhooks::new(&config, Arc::clone(&ledger), Arc::clone(&schedule), clock.clone(), inbound_bodies)?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot read the address that the sandbox listens on")?;
@@ -123,8 +140,11 @@ pub async fn start(config: SandboxConfig, clock: Clock, shutdown: CancellationTo
         seed: config.seed,
         latency: Duration::from_millis(config.latency_ms),
         outcomes: config.outcomes,
+        waba_id: config.waba_id,
+        webhook_batch_max: config.webhook_batch_max,
     };
-    let api = Api::new(rules, ledger, schedule, clock, tasks.clone());
+    let limits = Limits::new(config.rate_limit, config.pair_burst);
+    let api = Api::new(rules, ledger, limits, schedule, clock, inbound);
     tasks.spawn(webhooks.run(shutdown.clone()));
     tasks.spawn(server::serve(listener, api, tasks.clone(), shutdown));
     tasks.close();

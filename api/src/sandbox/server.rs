@@ -1,7 +1,7 @@
-//! The Graph API's side of the sandbox, and its two pages for tools.
+//! The Graph API's side of the sandbox, and its pages for tools.
 //!
-//! Once a call's body has been read the call is decided and written down in a task of its own: a caller that dies
-//! meanwhile gets no answer, but its message is on the way, as with the real one. For the same reason connections may
+//! Once a call's body has been read the call is decided and written down without waiting for anything: a caller that
+//! dies meanwhile gets no answer, but its message is on the way, as with the real one. For the same reason connections may
 //! be half closed: a caller that sent its call and died before it was read has called.
 
 use std::net::SocketAddr;
@@ -21,15 +21,18 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use infrastructure::clock::Clock;
+use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::STOP_TIMEOUT;
 use super::behavior::Outcomes;
+use super::inbound::{InboundAnswer, InboundRequest};
 use super::ledger::{Ledger, LedgerCounts, LedgerLine};
+use super::limits::{LimitCounts, Limits};
 use super::schedule::{OwedMessage, Schedule};
 use super::wire::{Accepted, GraphError, NumberFields, Send, fbtrace_id, random_bytes, wamid};
 
@@ -42,6 +45,8 @@ pub(super) struct SendRules {
     pub(super) seed: u64,
     pub(super) latency: Duration,
     pub(super) outcomes: Outcomes,
+    pub(super) waba_id: String,
+    pub(super) webhook_batch_max: usize,
 }
 
 #[derive(Clone)]
@@ -50,28 +55,32 @@ pub(super) struct Api(Arc<Shared>);
 struct Shared {
     rules: SendRules,
     ledger: Arc<Ledger>,
+    limits: Limits,
     schedule: Arc<Schedule>,
     clock: Clock,
+    /// Takes webhook bodies of inbound messages.
+    inbound: mpsc::Sender<Bytes>,
     /// The engine's time when the sandbox started, and the same moment on a clock that never steps back.
     anchor: (DateTime<Utc>, Instant),
-    tasks: TaskTracker,
 }
 
 impl Api {
     pub(super) fn new(
         rules: SendRules,
         ledger: Arc<Ledger>,
+        limits: Limits,
         schedule: Arc<Schedule>,
         clock: Clock,
-        tasks: TaskTracker,
+        inbound: mpsc::Sender<Bytes>,
     ) -> Self {
         let anchor = (clock.now(), Instant::now());
-        Self(Arc::new(Shared { rules, ledger, schedule, clock, anchor, tasks }))
+        Self(Arc::new(Shared { rules, ledger, limits, schedule, clock, inbound, anchor }))
     }
 
     fn router(self) -> Router {
         Router::new()
             .route("/_ledger", get(show_ledger))
+            .route("/_inbound", post(receive))
             .route("/_healthz", get(|| async { "ok" }))
             .route("/{version}/{phone_number_id}/messages", post(send))
             .route("/{version}/{phone_number_id}", get(show_number))
@@ -120,8 +129,36 @@ async fn serve_connection(stream: TcpStream, router: Router, shutdown: Cancellat
     let _ = tokio::time::timeout(STOP_TIMEOUT, connection).await;
 }
 
-async fn show_ledger(State(api): State<Api>) -> Json<LedgerCounts> {
-    Json(api.0.ledger.counts())
+/// What `GET /_ledger` answers.
+#[derive(Serialize)]
+struct Counts {
+    #[serde(flatten)]
+    ledger: LedgerCounts,
+    #[serde(flatten)]
+    limits: LimitCounts,
+}
+
+async fn show_ledger(State(api): State<Api>) -> Json<Counts> {
+    Json(Counts { ledger: api.0.ledger.counts(), limits: api.0.limits.counts() })
+}
+
+/// Makes users write to a number.
+async fn receive(State(api): State<Api>, body: Bytes) -> Response {
+    let Api(api) = api;
+    let request = match InboundRequest::parse(&body) {
+        Ok(request) => request,
+        Err(error) => return api.refuse(error),
+    };
+    let (now, wa_id) = (api.clock.now(), request.wa_id());
+    let messages: Vec<String> = (0..request.count).map(|_| wamid(&wa_id, &api.random_bytes(now))).collect();
+    let bodies = request.bodies(&api.rules.waba_id, now.timestamp(), &messages, api.rules.webhook_batch_max);
+    api.limits.inbound(&request.phone_number_id, request.count, Instant::now());
+    for body in bodies {
+        if api.inbound.send(body).await.is_err() {
+            return api.refuse(GraphError::internal());
+        }
+    }
+    Json(InboundAnswer { messages }).into_response()
 }
 
 async fn unknown_path(State(api): State<Api>) -> Response {
@@ -163,13 +200,11 @@ async fn send(
         }
         Err(_) => return api.refuse(GraphError::invalid("The request body could not be read.")),
     };
-    let deciding = Arc::clone(&api);
-    let decided = api.tasks.spawn(async move { deciding.decide(&phone_number_id, &body, read_at) }).await;
-    let response = decided.unwrap_or_else(|error| {
-        tracing::error!(%error, "the decision about a call broke off");
-        api.refuse(GraphError::internal())
-    });
-    tokio::time::sleep(api.rules.latency).await;
+    let response = api.decide(&phone_number_id, &body, read_at);
+    // Even a sleep of no time would wait for the timer's next millisecond.
+    if !api.rules.latency.is_zero() {
+        tokio::time::sleep(api.rules.latency).await;
+    }
     response
 }
 
@@ -200,6 +235,9 @@ impl Shared {
             Ok(send) => send,
             Err(error) => return self.refuse(error),
         };
+        if let Err(error) = self.limits.admit(phone_number_id, &send.wa_id, read_at) {
+            return self.refuse(error);
+        }
         let now = self.clock.now();
         let wamid = wamid(&send.wa_id, &self.random_bytes(now));
         let fate = self.rules.outcomes.of(&send.wa_id);

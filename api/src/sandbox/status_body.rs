@@ -12,6 +12,9 @@ use sha2::Sha256;
 use super::behavior::Status;
 use super::schedule::OwedMessage;
 
+const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
+pub(super) const DISPLAY_PHONE_NUMBER: &str = "15555550100";
+
 #[derive(Serialize)]
 struct Payload<'a> {
     object: &'static str,
@@ -111,7 +114,12 @@ pub(super) fn compose(waba_id: &str, timestamp: i64, messages: &[OwedMessage]) -
         }
     }
     let payload = Payload { object: "whatsapp_business_account", entry: [Entry { id: waba_id, changes }] };
-    let mut body = Vec::with_capacity(messages.len() * 320 + 256);
+    ascii(&payload, messages.len() * 400 + 256)
+}
+
+/// JSON without a byte above 127, in about `length` bytes.
+pub(super) fn ascii(payload: &impl Serialize, length: usize) -> Vec<u8> {
+    let mut body = Vec::with_capacity(length);
     payload
         .serialize(&mut serde_json::Serializer::with_formatter(&mut body, Ascii))
         .expect("strings and numbers always serialise into memory");
@@ -119,7 +127,7 @@ pub(super) fn compose(waba_id: &str, timestamp: i64, messages: &[OwedMessage]) -
 }
 
 fn change_of<'a>(phone_number_id: &'a str, item: StatusItem<'a>) -> Change<'a> {
-    let metadata = Metadata { display_phone_number: "15555550100", phone_number_id };
+    let metadata = Metadata { display_phone_number: DISPLAY_PHONE_NUMBER, phone_number_id };
     Change { value: Value { messaging_product: "whatsapp", metadata, statuses: vec![item] }, field: "messages" }
 }
 
@@ -127,8 +135,12 @@ fn change_of<'a>(phone_number_id: &'a str, item: StatusItem<'a>) -> Change<'a> {
 pub(super) fn signature(app_secret: &[u8], body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(app_secret).expect("HMAC takes a key of any length");
     mac.update(body);
-    let digest = mac.finalize().into_bytes();
-    digest.iter().fold(String::from("sha256="), |text, byte| text + &format!("{byte:02x}"))
+    let mut text = String::with_capacity(7 + 64);
+    text.push_str("sha256=");
+    for byte in mac.finalize().into_bytes() {
+        text.extend([byte >> 4, byte & 15].map(|digit| char::from(HEXADECIMAL[usize::from(digit)])));
+    }
+    text
 }
 
 /// Writes JSON without a byte above 127.
@@ -136,6 +148,10 @@ struct Ascii;
 
 impl Formatter for Ascii {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        // The usual case, byte by byte.
+        if fragment.bytes().all(|byte| byte.is_ascii() && byte != b'/') {
+            return writer.write_all(fragment.as_bytes());
+        }
         let escaped = |c: char| !c.is_ascii() || c == '/';
         let mut rest = fragment;
         while let Some(at) = rest.find(escaped) {

@@ -1,7 +1,7 @@
-//! Posts the owed statuses. One loop owns it all: it takes what is due, lets at most `POSTS_MAX` bodies travel at
-//! once, and on each acknowledgement writes it down before it schedules what follows. A body that is not answered
-//! with 200 is posted again, the same bytes, until it is; only the end of the sandbox stops that, and then the next
-//! sandbox on the ledger owes it still.
+//! Posts the owed statuses, and inbound messages. One loop owns it all: it takes what is due, lets a bounded number of
+//! bodies travel at once, and writes acknowledgements down, those that have come meanwhile together, before it
+//! schedules what follows. A body that is not answered with 200 is posted again, the same bytes, until it is; only the
+//! end of the sandbox stops that, and then the next sandbox on the ledger owes it still.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use infrastructure::clock::Clock;
 use reqwest::header::{CONTENT_TYPE, HeaderValue, USER_AGENT};
 use reqwest::{Client, StatusCode, Url, redirect};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::bytes::Bytes;
@@ -21,7 +22,6 @@ use super::ledger::Ledger;
 use super::schedule::{OwedMessage, Schedule};
 use super::status_body::{compose, signature};
 
-const POSTS_MAX: usize = 8;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const POST_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -35,8 +35,14 @@ pub(super) struct Webhooks {
     clock: Clock,
     waba_id: String,
     batch_max: usize,
+    posts_max: usize,
+    /// Bodies of inbound messages.
+    inbound: mpsc::Receiver<Bytes>,
     poster: Arc<Poster>,
 }
+
+/// What was posted: the messages whose next status was in it, none for inbound messages.
+type Posts = JoinSet<Vec<OwedMessage>>;
 
 struct Poster {
     client: Client,
@@ -52,12 +58,14 @@ impl Webhooks {
         ledger: Arc<Ledger>,
         schedule: Arc<Schedule>,
         clock: Clock,
+        inbound: mpsc::Receiver<Bytes>,
     ) -> anyhow::Result<Self> {
+        let posts_max = config.webhook_posts_max.max(1);
         let url = config.webhook_url.parse().context("the webhook URL is not a URL")?;
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(POST_TIMEOUT)
-            .pool_max_idle_per_host(POSTS_MAX)
+            .pool_max_idle_per_host(posts_max)
             .redirect(redirect::Policy::none())
             // The receiver is on this machine or named outright: a proxy from the environment must not come between.
             .no_proxy()
@@ -70,47 +78,59 @@ impl Webhooks {
             clock,
             waba_id: config.waba_id.clone(),
             batch_max: config.webhook_batch_max.clamp(1, BATCH_MAX),
+            posts_max,
+            inbound,
             poster: Arc::new(poster),
         })
     }
 
-    pub(super) async fn run(self, shutdown: CancellationToken) {
-        let mut posts = JoinSet::new();
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut posts = Posts::new();
         loop {
-            while posts.len() < POSTS_MAX {
+            while posts.len() < self.posts_max {
                 let due = self.schedule.take_due(Instant::now(), self.batch_max);
                 if due.is_empty() {
                     break;
                 }
-                self.post(&mut posts, due);
+                let body = compose(&self.waba_id, self.clock.now().timestamp(), &due);
+                self.post(&mut posts, Bytes::from(body), due);
             }
-            let next_due = self.schedule.next_due().filter(|_| posts.len() < POSTS_MAX);
+            let may_post = posts.len() < self.posts_max;
+            let next_due = self.schedule.next_due().filter(|_| may_post);
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                Some(posted) = posts.join_next() => self.settle(posted),
+                Some(posted) = posts.join_next() => {
+                    let more = std::iter::from_fn(|| posts.try_join_next());
+                    self.settle(std::iter::once(posted).chain(more));
+                }
                 () = sleep_until(next_due.unwrap_or_else(Instant::now)), if next_due.is_some() => {}
                 () = self.schedule.earlier() => {}
+                Some(body) = self.inbound.recv(), if may_post => self.post(&mut posts, body, Vec::new()),
             }
         }
     }
 
-    fn post(&self, posts: &mut JoinSet<Vec<OwedMessage>>, due: Vec<OwedMessage>) {
-        let body = compose(&self.waba_id, self.clock.now().timestamp(), &due);
+    fn post(&self, posts: &mut Posts, body: Bytes, messages: Vec<OwedMessage>) {
         let poster = Arc::clone(&self.poster);
         posts.spawn(async move {
-            poster.post_until_acknowledged(Bytes::from(body)).await;
-            due
+            poster.post_until_acknowledged(body).await;
+            messages
         });
     }
 
-    fn settle(&self, posted: Result<Vec<OwedMessage>, JoinError>) {
-        let messages = match posted {
-            Ok(messages) => messages,
-            Err(error) => {
-                tracing::error!(%error, "the post of a webhook broke off; its statuses come after the next start");
-                return;
+    fn settle(&self, posted: impl Iterator<Item = Result<Vec<OwedMessage>, JoinError>>) {
+        let mut messages = Vec::new();
+        for posted in posted {
+            match posted {
+                Ok(posted) => messages.extend(posted),
+                Err(error) => {
+                    tracing::error!(%error, "the post of a webhook broke off; its statuses come after the next start");
+                }
             }
-        };
+        }
+        if messages.is_empty() {
+            return;
+        }
         if let Err(error) = self.ledger.acknowledge(&messages) {
             tracing::error!(%error, "cannot write down acknowledged statuses; they come again after the next start");
         }

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+const HEXADECIMAL: &[u8; 16] = b"0123456789ABCDEF";
 /// Meta's limit for `biz_opaque_callback_data`, in characters.
 const CALLBACK_CHARS_MAX: usize = 512;
 /// E.164 allows 15 digits; shorter than 7 is no subscriber's number anywhere.
@@ -55,6 +56,23 @@ impl GraphError {
     pub(super) const fn internal() -> Self {
         let details = Some("The sandbox could not write its ledger.");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, 131_000, "(#131000) Something went wrong", details)
+    }
+
+    pub(super) const fn rate_limit() -> Self {
+        let details = Some(
+            "Message failed to send because there were too many messages sent from this phone number in a \
+             short period of time.",
+        );
+        Self::new(StatusCode::TOO_MANY_REQUESTS, 130_429, "(#130429) Rate limit hit", details)
+    }
+
+    pub(super) const fn pair_limit() -> Self {
+        let details = Some(
+            "Message failed to send because there were too many messages sent from this phone number to the \
+             same phone number in a short period of time.",
+        );
+        let message = "(#131056) (Business Account, Consumer Account) pair rate limit hit";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, 131_056, message, details)
     }
 
     const fn missing(details: &'static str) -> Self {
@@ -289,11 +307,12 @@ pub(super) fn random_bytes(seed: u64, ordinal: u64, at_us: i64) -> [u8; 32] {
 
 /// An id laid out as the real ones are: the recipient's digits and 18 hexadecimal ones, with their lengths, in base64.
 pub(super) fn wamid(wa_id: &str, random: &[u8; 32]) -> String {
-    let mut bytes = vec![0x1c, 0x18, u8::try_from(wa_id.len()).unwrap_or(u8::MAX)];
+    let mut bytes = Vec::with_capacity(48);
+    bytes.extend_from_slice(&[0x1c, 0x18, u8::try_from(wa_id.len()).unwrap_or(u8::MAX)]);
     bytes.extend_from_slice(wa_id.as_bytes());
     bytes.extend_from_slice(&[0x15, 0x02, 0x00, 0x11, 0x18, 18]);
     for byte in &random[..9] {
-        bytes.extend_from_slice(format!("{byte:02X}").as_bytes());
+        bytes.extend([byte >> 4, byte & 15].map(|digit| HEXADECIMAL[usize::from(digit)]));
     }
     bytes.push(0);
     format!("wamid.{}", STANDARD.encode(bytes))

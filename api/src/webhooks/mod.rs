@@ -13,7 +13,8 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use infrastructure::webhook_inbox;
+use infrastructure::clock::Clock;
+use infrastructure::webhook_inbox::Inbox;
 
 use self::verifiers::Verifiers;
 use crate::http::ApiState;
@@ -23,15 +24,22 @@ use crate::http::problem::{Problem, ProblemKind};
 const SIGNATURE: &str = "x-hub-signature-256";
 
 #[derive(Clone)]
-pub(crate) struct Inbox {
-    state: ApiState,
+pub(crate) struct Receiver {
+    inbox: Inbox,
+    clock: Clock,
+    body_bytes_max: usize,
     verifiers: Verifiers,
 }
 
 /// The routes for WhatsApp alone.
 pub fn router<S: Clone + Send + Sync + 'static>(state: &ApiState) -> Router<S> {
-    let inbox = Inbox { state: state.clone(), verifiers: Verifiers::new(state.pool.clone()) };
-    Router::new().route("/webhooks/whatsapp", get(confirm).post(receive)).with_state(inbox)
+    let receiver = Receiver {
+        inbox: state.inbox.clone(),
+        clock: state.clock.clone(),
+        body_bytes_max: state.config.http.webhook_body_max_bytes,
+        verifiers: Verifiers::new(state.pool.clone()),
+    };
+    Router::new().route("/webhooks/whatsapp", get(confirm).post(receive)).with_state(receiver)
 }
 
 /// WhatsApp asks whether this is the right place by a token that it was given, and wants its challenge back.
@@ -45,7 +53,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: &ApiState) -> Router<S> {
     responses((status = 200, body = String, content_type = "text/plain"))
 )]
 pub(crate) async fn confirm(
-    State(inbox): State<Inbox>,
+    State(receiver): State<Receiver>,
     query: Result<Query<Vec<(String, String)>>, QueryRejection>,
 ) -> Result<String, Problem> {
     let refusal = Problem::new(ProblemKind::Forbidden, "No sender has this verify token.");
@@ -56,7 +64,7 @@ pub(crate) async fn confirm(
     else {
         return Err(refusal);
     };
-    let known = inbox.verifiers.know_token(token).await?;
+    let known = receiver.verifiers.know_token(token).await?;
     if known { Ok(challenge.to_owned()) } else { Err(refusal) }
 }
 
@@ -71,24 +79,20 @@ pub(crate) async fn confirm(
     request_body(content = Vec<u8>, content_type = "application/json"),
     responses((status = 200, description = "Stored"))
 )]
-pub(crate) async fn receive(State(inbox): State<Inbox>, headers: HeaderMap, body: Body) -> Response {
-    inbox.receive(&headers, body).await.map_or_else(Problem::into_response, |()| StatusCode::OK.into_response())
+pub(crate) async fn receive(State(receiver): State<Receiver>, headers: HeaderMap, body: Body) -> Response {
+    receiver.receive(&headers, body).await.map_or_else(Problem::into_response, |()| StatusCode::OK.into_response())
 }
 
-impl Inbox {
+impl Receiver {
     async fn receive(&self, headers: &HeaderMap, body: Body) -> Result<(), Problem> {
-        let bytes_max = self.state.config.http.webhook_body_max_bytes;
-        let body = body::read(body, bytes_max).await.map_err(|error| match error {
-            BodyError::TooLarge => body::too_large(bytes_max),
+        let body = body::read(body, self.body_bytes_max).await.map_err(|error| match error {
+            BodyError::TooLarge => body::too_large(self.body_bytes_max),
             BodyError::Broken => Problem::new(ProblemKind::BadBody, "The body could not be read to its end."),
         })?;
         let unsigned = || Problem::new(ProblemKind::Unauthorized, "The signature is missing or not valid.");
         let signature = headers.get(SIGNATURE).and_then(|value| value.to_str().ok()).ok_or_else(unsigned)?;
-        let senders = self.verifiers.senders_of(signature, &body).await?;
-        if senders.is_empty() {
-            return Err(unsigned());
-        }
-        webhook_inbox::store(&self.state.pool, &body, &senders, self.state.clock.now()).await?;
+        let senders = self.verifiers.senders_of(signature, &body).await?.ok_or_else(unsigned)?;
+        self.inbox.store(body, senders, self.clock.now()).await?;
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! The secrets by which WhatsApp is known, read anew at most once a second while webhooks come.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use domain::ids::SenderId;
 use infrastructure::senders::{Sender, list_senders};
-use infrastructure::whatsapp::signature;
+use infrastructure::whatsapp::signature::Verifier;
 use sqlx::PgPool;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Mutex;
@@ -18,67 +18,92 @@ const KEPT_FOR_UNKNOWN: Duration = Duration::from_millis(100);
 
 /// A cheap handle.
 #[derive(Clone)]
-pub(super) struct Verifiers {
+pub(super) struct Verifiers(Arc<Shared>);
+
+struct Shared {
     pool: PgPool,
-    kept: Arc<Mutex<Option<Kept>>>,
+    /// Locked for an instant only, so that no webhook waits for another.
+    kept: RwLock<Option<Arc<Kept>>>,
+    /// Held by the one who reads anew.
+    reading: Mutex<()>,
 }
 
 struct Kept {
-    senders: Arc<[Sender]>,
     read_at: Instant,
+    senders: Vec<Sender>,
+    apps: Vec<App>,
+}
+
+/// An app has one secret for all its numbers.
+struct App {
+    verifier: Verifier,
+    senders: Arc<[SenderId]>,
 }
 
 impl Verifiers {
     pub(super) fn new(pool: PgPool) -> Self {
-        Self { pool, kept: Arc::default() }
+        Self(Arc::new(Shared { pool, kept: RwLock::default(), reading: Mutex::default() }))
     }
 
-    /// The senders whose app secret signed this body; empty if nobody's did.
-    pub(super) async fn senders_of(&self, header: &str, body: &[u8]) -> Result<Vec<SenderId>, sqlx::Error> {
-        let known = signers(&self.senders(KEPT_FOR).await?, header, body);
-        if !known.is_empty() {
-            return Ok(known);
+    /// The senders whose app secret signed this body; `None` if nobody's did.
+    pub(super) async fn senders_of(&self, header: &str, body: &[u8]) -> Result<Option<Arc<[SenderId]>>, sqlx::Error> {
+        let signers = self.kept(KEPT_FOR).await?.signers(header, body);
+        if signers.is_some() {
+            return Ok(signers);
         }
-        Ok(signers(&self.senders(KEPT_FOR_UNKNOWN).await?, header, body))
+        Ok(self.kept(KEPT_FOR_UNKNOWN).await?.signers(header, body))
     }
 
     /// Is it the verify token of any sender?
     pub(super) async fn know_token(&self, token: &str) -> Result<bool, sqlx::Error> {
-        Ok(is_token_of(&self.senders(KEPT_FOR).await?, token)
-            || is_token_of(&self.senders(KEPT_FOR_UNKNOWN).await?, token))
+        Ok(is_token_of(&self.kept(KEPT_FOR).await?.senders, token)
+            || is_token_of(&self.kept(KEPT_FOR_UNKNOWN).await?.senders, token))
     }
 
-    /// The senders as they were at most `age_max` ago. Whoever comes while they are read waits for the same answer.
-    async fn senders(&self, age_max: Duration) -> Result<Arc<[Sender]>, sqlx::Error> {
-        let mut kept = self.kept.lock().await;
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.read_at.elapsed() < age_max) {
-            return Ok(Arc::clone(&kept.senders));
+    /// What was known at most `age_max` ago. Whoever comes while it is read waits for the same answer.
+    async fn kept(&self, age_max: Duration) -> Result<Arc<Kept>, sqlx::Error> {
+        if let Some(kept) = self.0.younger_than(age_max) {
+            return Ok(kept);
         }
-        let senders: Arc<[Sender]> = list_senders(&self.pool, None).await?.into();
-        *kept = Some(Kept { senders: Arc::clone(&senders), read_at: Instant::now() });
-        Ok(senders)
+        let _reading = self.0.reading.lock().await;
+        if let Some(kept) = self.0.younger_than(age_max) {
+            return Ok(kept);
+        }
+        let read_at = Instant::now();
+        let kept = Arc::new(Kept::new(list_senders(&self.0.pool, None).await?, read_at));
+        *self.0.kept.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&kept));
+        Ok(kept)
     }
 }
 
-/// Each secret is tried once, however many senders share it: an app has one for all its numbers.
-fn signers(senders: &[Sender], header: &str, body: &[u8]) -> Vec<SenderId> {
-    let mut tried: Vec<(&str, bool)> = Vec::new();
-    let mut signers = Vec::new();
-    for sender in senders {
-        let secret = sender.app_secret.expose();
-        let verified = match tried.iter().find(|(tried, _)| *tried == secret) {
-            Some((_, verified)) => *verified,
-            None => {
-                let verified = signature::verify(secret, header, body);
-                tried.push((secret, verified));
-                verified
-            }
-        };
-        if verified {
-            signers.push(sender.id);
-        }
+impl Shared {
+    fn younger_than(&self, age_max: Duration) -> Option<Arc<Kept>> {
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().filter(|kept| kept.read_at.elapsed() < age_max).cloned()
     }
-    signers
+}
+
+impl Kept {
+    fn new(senders: Vec<Sender>, read_at: Instant) -> Self {
+        let mut by_secret: Vec<(&str, Vec<SenderId>)> = Vec::new();
+        for sender in &senders {
+            let secret = sender.app_secret.expose();
+            match by_secret.iter_mut().find(|(known, _)| *known == secret) {
+                Some((_, ids)) => ids.push(sender.id),
+                None => by_secret.push((secret, vec![sender.id])),
+            }
+        }
+        let apps = by_secret
+            .into_iter()
+            .map(|(secret, senders)| App { verifier: Verifier::new(secret), senders: senders.into() })
+            .collect();
+        Self { read_at, senders, apps }
+    }
+
+    /// All numbers of the app that signed, and no others.
+    fn signers(&self, header: &str, body: &[u8]) -> Option<Arc<[SenderId]>> {
+        self.apps.iter().find(|app| app.verifier.verify(header, body)).map(|app| Arc::clone(&app.senders))
+    }
 }
 
 /// All tokens are compared, so that the time it takes says nothing about them.
@@ -94,6 +119,7 @@ mod tests {
     use chrono::DateTime;
     use domain::ids::TenantId;
     use infrastructure::senders::Secret;
+    use infrastructure::whatsapp::signature::sign;
     use uuid::Uuid;
 
     use super::*;
@@ -117,11 +143,13 @@ mod tests {
     #[test]
     fn all_numbers_of_the_app_that_signed_are_verified_and_no_others() {
         let senders = [sender(1, "one", "a"), sender(2, "two", "b"), sender(3, "one", "c")];
-        let header = signature::sign("one", b"{}");
-        assert_eq!(signers(&senders, &header, b"{}"), [senders[0].id, senders[2].id]);
-        assert!(signers(&senders, &header, b"{ }").is_empty());
-        assert!(signers(&senders, &signature::sign("three", b"{}"), b"{}").is_empty());
-        assert!(signers(&[], &header, b"{}").is_empty());
+        let expected = [senders[0].id, senders[2].id];
+        let kept = Kept::new(senders.to_vec(), Instant::now());
+        let header = sign("one", b"{}");
+        assert_eq!(kept.signers(&header, b"{}").as_deref(), Some(&expected[..]));
+        assert_eq!(kept.signers(&header, b"{ }"), None);
+        assert_eq!(kept.signers(&sign("three", b"{}"), b"{}"), None);
+        assert_eq!(Kept::new(Vec::new(), Instant::now()).signers(&header, b"{}"), None);
     }
 
     #[test]

@@ -52,6 +52,48 @@ impl Message {
         self.refusals
     }
 
+    /// Has it been claimed, and may more still be heard of it soon?
+    pub fn is_under_way(&self) -> bool {
+        self.status().is_some_and(|status| match status {
+            MessageStatus::Dispatching
+            | MessageStatus::Sent
+            | MessageStatus::Delivered
+            | MessageStatus::Unknown
+            | MessageStatus::Unconfirmed => true,
+            // A message may wait for its turn for hours, and what has ended is rarely heard of again.
+            MessageStatus::Pending
+            | MessageStatus::Read
+            | MessageStatus::Failed
+            | MessageStatus::Skipped
+            | MessageStatus::Expired
+            | MessageStatus::Cancelled => false,
+        })
+    }
+
+    /// Is the answer to this command the same after whatever else may happen to the message? Then a state that may not
+    /// be the latest is good enough to give it.
+    pub fn is_final_for(&self, envelope: &CommandEnvelope<MessageCommand>) -> bool {
+        let Some(origin) = &self.origin else { return false };
+        if origin.tenant_id != envelope.tenant_id {
+            return true;
+        }
+        match &envelope.command {
+            MessageCommand::QueueMessage { .. } | MessageCommand::Skip { .. } => true,
+            MessageCommand::MarkSent { attempt: None, .. } => self.reached.contains(&Milestone::Sent),
+            MessageCommand::MarkSent { attempt: Some(attempt), .. } => *attempt < self.attempt,
+            MessageCommand::BeginDispatch { .. }
+            | MessageCommand::ReleaseDispatch { .. }
+            | MessageCommand::MarkDelivered { .. }
+            | MessageCommand::MarkRead { .. }
+            | MessageCommand::MarkFailed { .. }
+            | MessageCommand::Defer { .. }
+            | MessageCommand::MarkOutcomeUnknown { .. }
+            | MessageCommand::Settle { .. }
+            | MessageCommand::Expire
+            | MessageCommand::Cancel => false,
+        }
+    }
+
     /// `None` for a message that does not exist.
     pub fn status(&self) -> Option<MessageStatus> {
         self.origin.as_ref().map(|origin| origin.status)

@@ -1,6 +1,5 @@
 //! One call: wait for its slot, mark it, make it, and bring its outcome into the log.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -8,64 +7,63 @@ use domain::aggregate::CommandEnvelope;
 use domain::campaign_run::{CampaignRunCommand, StallReason};
 use domain::ids::{RunId, SenderId};
 use domain::message::{FailureClass, MessageCommand, ReleaseReason};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
+use super::departing::{Flight, ReadyCall};
 use super::supervisor::Dispatcher;
 use crate::event_store::{Actor, Addressed, Attachment, CommandError};
-use crate::whatsapp::reactions::grown_wait;
-use crate::whatsapp::{PreparedCall, RetryScope, SendOutcome, Stall};
+use crate::pacing::{Departure, Departures};
+use crate::whatsapp::{RetryScope, SendOutcome, Stall};
 
 /// How long an outcome is tried to be stored before it is left to the sweeper and the webhooks.
 const RECORD_ATTEMPTS_MAX: u32 = 12;
 const RECORD_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The failure code of a message that this engine could not put into a request; WhatsApp has no code 0 for messages.
 const UNSENDABLE_CODE: i32 = 0;
+/// WhatsApp's code for too many calls of one number in a second.
+const THROUGHPUT_EXCEEDED: i32 = 130429;
 
 #[derive(Clone)]
 pub(super) struct CallContext {
-    dispatcher: Dispatcher,
-    sender_id: SenderId,
-    held_until: Arc<Mutex<Option<Instant>>>,
-    shutdown: CancellationToken,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) sender_id: SenderId,
+    pub(super) departures: Departures<ReadyCall>,
+    /// How long this process holds the sender's lease for certain.
+    pub(super) held_until: watch::Receiver<Instant>,
+    pub(super) shutdown: CancellationToken,
 }
 
 impl CallContext {
-    pub(super) fn new(
-        dispatcher: Dispatcher,
-        sender_id: SenderId,
-        held_until: Arc<Mutex<Option<Instant>>>,
-        shutdown: CancellationToken,
-    ) -> Self {
-        Self { dispatcher, sender_id, held_until, shutdown }
-    }
-
     /// Calls WhatsApp, once, if the claim still gives the right to. The order matters: the mark lies in the journal
     /// before the first byte leaves, and is cleared only when the outcome is in the log.
-    pub(super) async fn perform(&self, claim: Claim, call: PreparedCall, slot: Instant) {
-        tokio::select! {
-            // A call whose slot has come must not begin once the engine is stopping.
-            biased;
-            () = self.shutdown.cancelled() => return self.release(&claim, ReleaseReason::Shutdown).await,
-            () = tokio::time::sleep_until(slot) => {}
-        }
-        // Both clocks: a wall clock that is set back, or a process that was frozen, must not make a late call.
-        if self.dispatcher.clock.now() >= claim.deadline || Instant::now() >= claim.deadline_monotonic {
-            return self.release(&claim, ReleaseReason::DeadlinePassed).await;
+    pub(super) async fn perform(&self, ready: ReadyCall, mut departure: Departure, flight: Flight) {
+        let ReadyCall { claim, call } = ready;
+        if let Some(reason) = self.too_late(&claim) {
+            self.departures.give_back(departure);
+            return self.release(&claim, reason).await;
         }
         let mark = match self.dispatcher.journal.mark(claim.item.message_id, claim.item.attempt) {
             Ok(mark) => mark,
-            // A call may have been made under that mark: the sweeper settles it.
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return,
             Err(error) => {
-                tracing::error!(%error, "the call journal cannot be written; nothing is sent without it");
-                return self.release(&claim, ReleaseReason::NeverCalled).await;
+                self.departures.give_back(departure);
+                // A call may have been made under a mark that stands already: the sweeper settles it.
+                if error.kind() != std::io::ErrorKind::AlreadyExists {
+                    tracing::error!(%error, "the call journal cannot be written; nothing is sent without it");
+                    self.release(&claim, ReleaseReason::NeverCalled).await;
+                }
+                return;
             }
         };
+        self.departures.left(&mut departure);
+        let began = Instant::now();
         let outcome = self.dispatcher.client.call(call).await;
+        flight.took(began.elapsed());
+        drop(flight);
         tracing::debug!(message.id = %claim.item.message_id, receipt = claim.receipt, "called");
-        let stall = self.heed(&outcome, claim.refusals);
+        let stall = self.heed(&outcome, claim.refusals, departure);
         let (command, attachment) = self.command(&claim, outcome);
         if self.record(&claim, command, attachment).await {
             mark.clear();
@@ -73,6 +71,20 @@ impl CallContext {
         if let Some(reason) = stall {
             self.stall_run(&claim, reason).await;
         }
+    }
+
+    /// Why the call may not be made any more, if so. Both clocks: a wall clock that is set back, or a process that was
+    /// frozen, must not make a late call.
+    fn too_late(&self, claim: &Claim) -> Option<ReleaseReason> {
+        if self.shutdown.is_cancelled() {
+            return Some(ReleaseReason::Shutdown);
+        }
+        // Another process may send for this number by now, and count its calls from there.
+        if Instant::now() >= *self.held_until.borrow() {
+            return Some(ReleaseReason::NeverCalled);
+        }
+        let passed = self.dispatcher.clock.now() >= claim.deadline || Instant::now() >= claim.deadline_monotonic;
+        passed.then_some(ReleaseReason::DeadlinePassed)
     }
 
     /// Gives a claim back without a call.
@@ -106,7 +118,8 @@ impl CallContext {
             SendOutcome::Deferred { code, after, scope, stall } => {
                 // What waits for a person does not wait longer for having been tried more often.
                 let refusals = if stall.is_some() { 0 } else { claim.refusals };
-                let wait = TimeDelta::from_std(grown_wait(after, scope, refusals)).unwrap_or(TimeDelta::days(1));
+                let wait = self.dispatcher.client.retries().grown(after, scope, refusals);
+                let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::days(1));
                 (MessageCommand::Defer { attempt, until: at + wait, code }, None)
             }
             SendOutcome::NotConnected => {
@@ -120,24 +133,32 @@ impl CallContext {
     }
 
     /// What an outcome means for more than its own message.
-    fn heed(&self, outcome: &SendOutcome, refusals: u32) -> Option<StallReason> {
+    fn heed(&self, outcome: &SendOutcome, refusals: u32, departure: Departure) -> Option<StallReason> {
+        if matches!(outcome, SendOutcome::Deferred { code: THROUGHPUT_EXCEEDED, .. })
+            && self.departures.refused(&departure)
+        {
+            tracing::warn!(sender.id = %self.sender_id, rate_per_s = self.departures.rate(), "WhatsApp asks for a lower rate");
+        }
+        match outcome {
+            SendOutcome::Accepted { .. } | SendOutcome::Refused { .. } | SendOutcome::Deferred { .. } => {
+                self.departures.answered(departure);
+            }
+            // What was not answered says nothing about when it was read.
+            SendOutcome::NotConnected | SendOutcome::Unknown { .. } => drop(departure),
+        }
         let (code, stall, wait) = match outcome {
             SendOutcome::Accepted { .. } => return None,
             SendOutcome::Refused { code, stall, .. } => (*code, *stall, None),
             SendOutcome::Deferred { code, after, scope, stall } => {
                 let whole_sender = matches!(scope, RetryScope::Sender | RetryScope::Account);
-                (*code, *stall, whole_sender.then(|| grown_wait(*after, *scope, refusals)))
+                (*code, *stall, whole_sender.then(|| self.dispatcher.client.retries().grown(*after, *scope, refusals)))
             }
             SendOutcome::NotConnected => (0, None, Some(Duration::from_secs(1))),
             SendOutcome::Unknown { stall, .. } => (0, *stall, None),
         };
         if let Some(wait) = wait {
-            let until = Instant::now() + wait;
-            let mut held = self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
-            if held.is_none_or(|held| held < until) {
-                tracing::warn!(sender.id = %self.sender_id, code, wait_ms = wait.as_millis(), "sending of this number pauses");
-                *held = Some(until);
-            }
+            tracing::debug!(sender.id = %self.sender_id, code, wait_ms = wait.as_millis(), "sending of this number pauses");
+            self.departures.hold_until(Instant::now() + wait);
         }
         Some(match stall? {
             Stall::Sender => StallReason::SenderRefused { code },

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 use domain::aggregate::{CommandEnvelope, Position};
 use domain::ids::MessageId;
-use domain::message::{Message, MessageCommand, MessageEvent};
+use domain::message::{Lane, Message, MessageCommand, MessageEvent};
 use uuid::Uuid;
 
 use crate::dispatch_queue::DispatchItem;
@@ -52,6 +52,7 @@ impl Drop for InFlightGuard {
 /// appended. It can be had from [`claim`] only.
 pub(super) struct Claim {
     pub(super) item: DispatchItem,
+    pub(super) lane: Lane,
     pub(super) receipt: Position,
     /// How often WhatsApp has refused the message for now; attempts that were never made do not count.
     pub(super) refusals: u32,
@@ -65,6 +66,8 @@ pub(super) enum ClaimOutcome {
     Claimed(Claim),
     /// The attempt has begun already or may not begin: the delivery is worthless.
     Worthless,
+    /// It can never be claimed as it is, for this reason.
+    Broken(DispatchItem, String),
     /// Nothing is known of the claim, so there is no right to call. The delivery may come again.
     NotNow,
 }
@@ -80,15 +83,15 @@ pub(super) struct Terms {
 pub(super) async fn claim(
     messages: &MessageStore,
     in_flight: &InFlight,
-    items: Vec<DispatchItem>,
+    items: Vec<(Lane, DispatchItem)>,
     terms: &Terms,
 ) -> Vec<ClaimOutcome> {
     let deadline = terms.at + chrono::TimeDelta::from_std(terms.ttl).unwrap_or(chrono::TimeDelta::MAX);
     let deadline_monotonic = tokio::time::Instant::now() + terms.ttl;
-    let guards: Vec<InFlightGuard> = items.iter().map(|item| in_flight.enter(item)).collect();
+    let guards: Vec<InFlightGuard> = items.iter().map(|(_, item)| in_flight.enter(item)).collect();
     let commands = items
         .iter()
-        .map(|item| {
+        .map(|(_, item)| {
             let (attempt, journal_id) = (item.attempt, terms.journal_id);
             let begin = MessageCommand::BeginDispatch { attempt, deadline, journal_id };
             let envelope = CommandEnvelope::new(item.tenant_id, terms.at, begin);
@@ -100,10 +103,11 @@ pub(super) async fn claim(
         .into_iter()
         .zip(guards)
         .zip(answers)
-        .map(|((item, guard), answer)| match answer {
+        .map(|(((lane, item), guard), answer)| match answer {
             Ok(committed) => match receipt(&committed, item.attempt) {
                 Some(receipt) => ClaimOutcome::Claimed(Claim {
                     item,
+                    lane,
                     receipt,
                     refusals: committed.state.refusals(),
                     deadline,
@@ -116,6 +120,7 @@ pub(super) async fn claim(
                 tracing::debug!(message.id = %item.message_id, attempt = item.attempt, %refusal, "no claim");
                 ClaimOutcome::Worthless
             }
+            Err(error) if !error.is_transient() => ClaimOutcome::Broken(item, error.to_string()),
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -136,8 +141,7 @@ fn receipt(committed: &Committed<Message>, wanted: u32) -> Option<Position> {
 
 #[cfg(test)]
 mod tests {
-    use domain::ids::{RunId, SenderId, TenantId};
-    use domain::message::Lane;
+    use domain::ids::{ContactId, RunId, TenantId};
 
     use super::*;
 
@@ -148,8 +152,7 @@ mod tests {
             attempt: 1,
             tenant_id: TenantId(Uuid::nil()),
             run_id: RunId(Uuid::nil()),
-            sender_id: SenderId(Uuid::nil()),
-            lane: Lane::Utility,
+            contact_id: ContactId(Uuid::nil()),
         };
         let in_flight = InFlight::default();
         let claimed = in_flight.enter(&item);

@@ -1,13 +1,11 @@
-//! The loop of one sender: lease, slots, claims, last look, calls.
+//! The loop of one sender: lease, claims, last look. What is ready leaves by [`super::departing`].
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashSet;
 use std::time::Duration;
 
-use domain::campaign_run::RunDefinition;
-use domain::ids::{ContactId, RunId};
-use domain::message::ReleaseReason;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use domain::ids::RunId;
+use domain::message::{Lane, ReleaseReason};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,25 +13,27 @@ use uuid::Uuid;
 
 use super::call::CallContext;
 use super::claim::{Claim, ClaimOutcome, Terms, claim};
-use super::last_look::{Subject, last_look};
-use super::pacer::Pacer;
+use super::departing::{Flights, ReadyCall, depart};
+use super::readying::{Readied, RunDefinitions, ready};
+use super::strikes;
 use super::supervisor::Dispatcher;
-use crate::dispatch_queue::{Delivery, DispatchConsumer, QueueError};
+use crate::dispatch_queue::{Delivery, DispatchConsumer, DispatchItem, Parcel, QueueError, Tag};
 use crate::lease;
+use crate::pacing::{Departures, PairKey, PairLimiter, inbound};
 use crate::senders::{self, Sender};
-use crate::whatsapp::client::DEFAULT_BASE_URL;
-use crate::whatsapp::{PreparedCall, SendRequest};
 
 /// Half a second of permit is claimed and not yet called, at most: a change of rate takes effect within a second.
 const CLAIM_AHEAD: Duration = Duration::from_millis(500);
+/// While calls wait, so much more is claimed at once: a few large claims cost less than many small ones.
+const CLAIM_STEP: Duration = Duration::from_millis(100);
 /// How long the queue is waited for before the lease and the rate are looked at again.
 const QUEUE_WAIT: Duration = Duration::from_millis(250);
 /// A change of rate or of secrets takes effect within this.
 const SENDER_REFRESH: Duration = Duration::from_millis(250);
-/// A new holder of the lease does not know the last calls of the holder before: it waits a full window.
-const HANDOVER_WAIT: Duration = Duration::from_secs(1);
-/// Definitions of runs kept in memory.
-const RUNS_CACHED_MAX: usize = 200;
+/// How often it is looked whether there is room for another claim.
+const ROOM_POLL: Duration = Duration::from_millis(10);
+/// Runs of which is remembered that their sending was logged.
+const RUNS_LOGGED_MAX: usize = 1000;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) struct SenderLoop {
@@ -41,10 +41,9 @@ pub(super) struct SenderLoop {
     sender: Sender,
     holder: Uuid,
     calls: TaskTracker,
-    permits: Arc<Semaphore>,
-    /// Nothing of this sender is called before this: WhatsApp asked for a pause.
-    held_until: Arc<Mutex<Option<Instant>>>,
-    runs: HashMap<RunId, Arc<RunDefinition>>,
+    flights: Flights,
+    pairs: PairLimiter,
+    runs: RunDefinitions,
     /// Runs of which this process has made a call.
     sending: HashSet<RunId>,
 }
@@ -59,9 +58,10 @@ enum LoopError {
 
 impl SenderLoop {
     pub(super) fn new(dispatcher: Dispatcher, sender: Sender, holder: Uuid, calls: TaskTracker) -> Self {
-        let permits = Arc::new(Semaphore::new(dispatcher.config.concurrency_max));
-        let held_until = Arc::new(Mutex::new(None));
-        Self { dispatcher, sender, holder, calls, permits, held_until, runs: HashMap::new(), sending: HashSet::new() }
+        let flights = Flights::new(dispatcher.config.concurrency.clone());
+        let pairs = PairLimiter::new(dispatcher.config.pairs);
+        let (runs, sending) = (RunDefinitions::default(), HashSet::new());
+        Self { dispatcher, sender, holder, calls, flights, pairs, runs, sending }
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
@@ -71,7 +71,7 @@ impl SenderLoop {
             let began = Instant::now();
             if let Err(error) = self.hold_and_send(&lease, &shutdown).await {
                 // Once, and again only when sending had gone on in between.
-                if !failing || began.elapsed() > HANDOVER_WAIT * 2 {
+                if !failing || began.elapsed() > self.dispatcher.config.pacing.window() * 2 {
                     let sender_id = self.sender.id;
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(sender.id = %sender_id, error, "sending is interrupted; trying again");
@@ -90,251 +90,272 @@ impl SenderLoop {
 
     /// Sends as long as the lease is held. Ends without an error when somebody else holds it.
     async fn hold_and_send(&mut self, lease: &str, shutdown: &CancellationToken) -> Result<(), LoopError> {
-        let ttl = self.dispatcher.config.lease_ttl;
-        if !lease::hold(&self.dispatcher.pool, lease, self.holder, ttl).await? {
+        let asked = Instant::now();
+        if !lease::hold(&self.dispatcher.pool, lease, self.holder, self.dispatcher.config.lease_ttl).await? {
             return Ok(());
         }
-        let mut renewed = Instant::now();
-        let mut refreshed = Instant::now();
+        let (lease_until, held_until) = watch::channel(asked + self.dispatcher.config.lease_ttl);
         let mut consumer = self.dispatcher.queue.consumer(self.sender.id).await?;
-        let mut pacer = Pacer::new(self.rate(), Instant::now() + HANDOVER_WAIT);
-        tokio::time::sleep(HANDOVER_WAIT).await;
+        let pacing = self.dispatcher.config.pacing;
+        // A new holder of the lease does not know the last calls of the holder before: it waits a full window.
+        let departures = Departures::new(pacing, self.sender.rate_per_s, Instant::now() + pacing.window());
+        let context = CallContext {
+            dispatcher: self.dispatcher.clone(),
+            sender_id: self.sender.id,
+            departures: departures.clone(),
+            held_until,
+            shutdown: shutdown.clone(),
+        };
+        let departing =
+            tokio::spawn(depart(departures.clone(), self.flights.clone(), context.clone(), self.calls.clone()));
+        let mut turn = Turn { lane: self, departures: departures.clone(), context: context.clone(), lease_until };
+        let ended = turn.claim_on(lease, &mut *consumer, shutdown).await;
+        // Nobody calls without the lease: what waits goes back.
+        for ReadyCall { claim, .. } in departures.close() {
+            let context = context.clone();
+            self.calls.spawn(async move { context.release(&claim, ReleaseReason::Shutdown).await });
+        }
+        // It ends with its departures.
+        drop(departing.await);
+        ended
+    }
+}
+
+/// One stretch of holding the lease.
+struct Turn<'a> {
+    lane: &'a mut SenderLoop,
+    departures: Departures<ReadyCall>,
+    context: CallContext,
+    /// Nobody calls after this; moved on whenever the lease is renewed.
+    lease_until: watch::Sender<Instant>,
+}
+
+impl Turn<'_> {
+    async fn claim_on(
+        &mut self,
+        lease: &str,
+        consumer: &mut dyn DispatchConsumer,
+        shutdown: &CancellationToken,
+    ) -> Result<(), LoopError> {
+        let mut refreshed = Instant::now();
+        let mut received = inbound::received(&self.lane.dispatcher.pool, self.lane.sender.id).await?;
         while !shutdown.is_cancelled() {
-            if renewed.elapsed() >= ttl / 3 {
-                let now = Instant::now();
-                if !lease::hold(&self.dispatcher.pool, lease, self.holder, ttl).await? {
-                    tracing::warn!(sender.id = %self.sender.id, "another process sends for this sender now");
-                    return Ok(());
-                }
-                renewed = now;
+            if !self.renew(lease).await? {
+                tracing::warn!(sender.id = %self.lane.sender.id, "another process sends for this sender now");
+                return Ok(());
             }
             if refreshed.elapsed() >= SENDER_REFRESH {
                 refreshed = Instant::now();
-                let Some(sender) = senders::sender(&self.dispatcher.pool, self.sender.id).await? else {
+                if !self.refresh().await? {
                     return Ok(());
-                };
-                self.sender = sender;
-                pacer.set_rate(self.rate(), Instant::now());
+                }
+                let (pool, sender) = (&self.lane.dispatcher.pool, self.lane.sender.id);
+                let received_now = inbound::received(pool, sender).await?;
+                self.departures.inbound(u32::try_from(received_now - received).unwrap_or_default());
+                received = received_now;
             }
-            let room = self.room(&pacer);
-            if room == 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+            let Some(room) = self.room() else {
+                tokio::time::sleep(ROOM_POLL).await;
                 continue;
-            }
-            let batch = consumer.next(room, QUEUE_WAIT).await?;
-            if !batch.is_empty() {
-                self.dispatch(&mut *consumer, batch, &mut pacer, shutdown).await?;
+            };
+            let deliveries = consumer.next(room, QUEUE_WAIT).await?;
+            if !deliveries.is_empty() {
+                self.dispatch(consumer, deliveries).await?;
             }
         }
         Ok(())
     }
 
-    fn rate(&self) -> usize {
-        usize::try_from(self.sender.rate_per_s).unwrap_or(usize::MAX)
+    /// `false` when somebody else holds the lease.
+    async fn renew(&mut self, lease: &str) -> Result<bool, sqlx::Error> {
+        let ttl = self.lane.dispatcher.config.lease_ttl;
+        let asked = Instant::now();
+        if *self.lease_until.borrow() > asked + ttl * 2 / 3 {
+            return Ok(true);
+        }
+        let held = lease::hold(&self.lane.dispatcher.pool, lease, self.lane.holder, ttl).await?;
+        if held {
+            self.lease_until.send_replace(asked + ttl);
+        }
+        Ok(held)
     }
 
-    /// How many messages may be claimed now.
-    fn room(&self, pacer: &Pacer) -> usize {
-        let now = Instant::now();
-        let held = *self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_some_and(|until| now < until) {
-            return 0;
-        }
-        pacer
-            .free_before(now, now + CLAIM_AHEAD)
-            .min(self.dispatcher.config.claim_batch_max)
-            .min(self.permits.available_permits())
+    /// Reads the rate and the secrets anew; `false` if the sender is gone.
+    async fn refresh(&mut self) -> Result<bool, sqlx::Error> {
+        let Some(sender) = senders::sender(&self.lane.dispatcher.pool, self.lane.sender.id).await? else {
+            return Ok(false);
+        };
+        self.lane.sender = sender;
+        self.departures.set_rate(self.lane.sender.rate_per_s);
+        Ok(true)
+    }
+
+    /// How many messages may be claimed now; `None` if it is not worth it yet.
+    fn room(&self) -> Option<usize> {
+        let room = self.departures.room(Instant::now() + CLAIM_AHEAD).min(self.lane.dispatcher.config.claim_batch_max);
+        let rate = usize::try_from(self.departures.rate()).unwrap_or(usize::MAX);
+        let step = rate * usize::try_from(CLAIM_STEP.as_millis()).unwrap_or_default() / 1000;
+        // Whoever waits for nothing claims at once.
+        let enough =
+            if self.departures.waiting() == 0 { 1 } else { step.clamp(1, self.lane.dispatcher.config.claim_batch_max) };
+        (room >= enough).then_some(room)
     }
 
     async fn dispatch(
         &mut self,
         consumer: &mut dyn DispatchConsumer,
-        batch: Vec<Delivery>,
-        pacer: &mut Pacer,
-        shutdown: &CancellationToken,
+        deliveries: Vec<Delivery>,
     ) -> Result<(), LoopError> {
-        // Before the claims: a call that had to wait for a permit after its slot would leave together with others. This
-        // loop is the only one that takes permits, and it asked for no more than there were.
-        let wanted = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-        let Ok(permits) = self.permits.clone().try_acquire_many_owned(wanted) else {
-            return consumer
-                .give_back(&batch.iter().map(|delivery| delivery.tag).collect::<Vec<_>>())
-                .await
-                .map_err(LoopError::from);
-        };
-        let terms = Terms {
-            at: self.dispatcher.clock.now(),
-            ttl: self.dispatcher.config.claim_ttl,
-            journal_id: self.dispatcher.journal.id(),
-        };
-        let (tags, items): (Vec<u64>, Vec<_>) = batch.into_iter().map(|delivery| (delivery.tag, delivery.item)).unzip();
-        let outcomes = claim(&self.dispatcher.messages, &self.dispatcher.in_flight, items, &terms).await;
-        let (mut won, mut worthless, mut unsettled, mut claims) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for (tag, outcome) in tags.into_iter().zip(outcomes) {
-            match outcome {
-                ClaimOutcome::Claimed(claim) => {
-                    won.push(tag);
-                    claims.push(claim);
-                }
-                ClaimOutcome::Worthless => worthless.push(tag),
-                ClaimOutcome::NotNow => unsettled.push(tag),
-            }
+        let (again, first): (Vec<Delivery>, Vec<Delivery>) =
+            deliveries.into_iter().partition(|delivery| delivery.redelivered);
+        self.claim(consumer, first).await?;
+        for delivery in again {
+            self.claim_again(consumer, delivery).await?;
         }
-        // The claims stand in the log, so a redelivery may never call: acknowledging now only frees the queue. A
-        // failure here loses nothing, and what was claimed is called all the same.
-        let acknowledged = async {
-            consumer.ack(&won).await?;
-            consumer.discard(&worthless).await?;
-            consumer.give_back(&unsettled).await
-        }
-        .await;
-        self.call_all(claims, permits, pacer, shutdown).await;
-        acknowledged.map_err(LoopError::from)
+        Ok(())
     }
 
-    async fn call_all(
-        &mut self,
-        claims: Vec<Claim>,
-        mut permits: OwnedSemaphorePermit,
-        pacer: &mut Pacer,
-        shutdown: &CancellationToken,
-    ) {
-        let context =
-            CallContext::new(self.dispatcher.clone(), self.sender.id, self.held_until.clone(), shutdown.clone());
-        let readied = match self.ready(&claims).await {
-            Ok(readied) => readied,
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "claims are given back: their messages cannot be read"
-                );
-                claims.iter().map(|_| Readied::Blocked(ReleaseReason::NeverCalled)).collect()
+    /// A parcel that was lost with its process, or with the connection: see [`strikes`].
+    async fn claim_again(&mut self, consumer: &mut dyn DispatchConsumer, delivery: Delivery) -> Result<(), LoopError> {
+        let pool = self.lane.dispatcher.pool.clone();
+        let items = delivery.parcel.items.clone();
+        let struck = strikes::of(&pool, &items).await?;
+        if struck.values().all(|strikes| *strikes < strikes::SUSPECT) {
+            strikes::strike(&pool, &items).await?;
+            self.claim(consumer, vec![delivery]).await?;
+            return Ok(strikes::forgive(&pool, &items).await?);
+        }
+        let strikes_max = i32::try_from(self.lane.dispatcher.config.strikes_max).unwrap_or(i32::MAX);
+        let Delivery { parcel, tag, .. } = delivery;
+        for item in items {
+            let alone = [item];
+            if struck.get(&alone[0].message_id).is_some_and(|strikes| *strikes >= strikes_max) {
+                let reason = format!("lost with its process in {strikes_max} deliveries");
+                strikes::park(&pool, &alone[0], &reason, self.lane.dispatcher.clock.now()).await?;
+                continue;
             }
+            strikes::strike(&pool, &alone).await?;
+            let parcel = Parcel { items: alone.to_vec(), ..parcel.clone() };
+            self.claim_parcels(vec![parcel]).await?;
+            strikes::forgive(&pool, &alone).await?;
+        }
+        Ok(consumer.ack(&[tag]).await?)
+    }
+
+    async fn claim(&mut self, consumer: &mut dyn DispatchConsumer, deliveries: Vec<Delivery>) -> Result<(), LoopError> {
+        if deliveries.is_empty() {
+            return Ok(());
+        }
+        let (tags, parcels): (Vec<Tag>, Vec<Parcel>) =
+            deliveries.into_iter().map(|delivery| (delivery.tag, delivery.parcel)).unzip();
+        let all_known = self.claim_parcels(parcels).await?;
+        // The claims stand in the log, so a redelivery may never call: acknowledging now only frees the queue. Of what is
+        // not known the feeder publishes another copy.
+        consumer.ack(&tags).await?;
+        if !all_known {
+            // The store is in trouble.
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Claims what is in the parcels and hands it on; `false` if of some nothing is known.
+    async fn claim_parcels(&mut self, parcels: Vec<Parcel>) -> Result<bool, LoopError> {
+        let mut wanted: Vec<(Lane, DispatchItem)> = Vec::new();
+        for Parcel { lane, items, .. } in parcels {
+            wanted.extend(items.into_iter().map(|item| (lane, item)));
+        }
+        self.postpone_crowded(&mut wanted).await?;
+        let dispatcher = &self.lane.dispatcher;
+        let terms =
+            Terms { at: dispatcher.clock.now(), ttl: dispatcher.config.claim_ttl, journal_id: dispatcher.journal.id() };
+        let pairs: Vec<PairKey> =
+            wanted.iter().map(|(_, item)| self.lane.pairs.key(&item.contact_id.to_string())).collect();
+        let outcomes = claim(&dispatcher.messages, &dispatcher.in_flight, wanted, &terms).await;
+        let (mut claims, mut all_known, mut broken) = (Vec::new(), true, Vec::new());
+        for (pair, outcome) in pairs.into_iter().zip(outcomes) {
+            if !matches!(outcome, ClaimOutcome::Claimed(_)) {
+                self.lane.pairs.undo(pair);
+            }
+            match outcome {
+                ClaimOutcome::Claimed(claim) => claims.push(claim),
+                ClaimOutcome::Worthless => {}
+                ClaimOutcome::Broken(item, reason) => broken.push((item, reason)),
+                ClaimOutcome::NotNow => all_known = false,
+            }
+        }
+        let now = dispatcher.clock.now();
+        for (item, reason) in broken {
+            strikes::park(&self.lane.dispatcher.pool, &item, &reason, now).await?;
+        }
+        if !claims.is_empty() {
+            self.hand_on(claims).await;
+        }
+        Ok(all_known)
+    }
+
+    /// Takes out whoever has had too many messages a moment ago: they fall due later, and nothing is claimed for them.
+    async fn postpone_crowded(&mut self, wanted: &mut Vec<(Lane, DispatchItem)>) -> Result<(), sqlx::Error> {
+        let now = Instant::now();
+        let mut crowded = Vec::new();
+        wanted.retain(|(_, item)| {
+            let key = self.lane.pairs.key(&item.contact_id.to_string());
+            match self.lane.pairs.check(key, now) {
+                Ok(()) => true,
+                Err(wait) => {
+                    crowded.push((item.clone(), wait));
+                    false
+                }
+            }
+        });
+        if crowded.is_empty() {
+            return Ok(());
+        }
+        crate::ready_list::postpone(&self.lane.dispatcher.pool, &crowded, self.lane.dispatcher.clock.now()).await
+    }
+
+    /// The last look, then to the departures.
+    async fn hand_on(&mut self, claims: Vec<Claim>) {
+        // New secrets count from the next call on: a run that is resumed with a new token must not meet the old one.
+        let readied = match self.refresh().await {
+            Ok(_) => {
+                let SenderLoop { dispatcher, sender, runs, .. } = &mut *self.lane;
+                ready(dispatcher, sender, runs, &claims).await
+            }
+            Err(error) => Err(error),
         };
-        pacer.set_rate(self.rate(), Instant::now());
+        let readied = readied.unwrap_or_else(|error| {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "claims are given back: their messages cannot be read");
+            claims.iter().map(|_| Readied::Blocked(ReleaseReason::NeverCalled)).collect()
+        });
+        let mut leaving = Vec::with_capacity(claims.len());
         for (claim, readied) in claims.into_iter().zip(readied) {
+            let context = self.context.clone();
             match readied {
                 Readied::Call(call) => {
-                    if self.sending.insert(claim.item.run_id) {
-                        tracing::info!(run.id = %claim.item.run_id, rate_per_s = self.sender.rate_per_s, "sending");
-                    }
-                    let slot = pacer.reserve(Instant::now());
-                    let (context, permit) = (context.clone(), permits.split(1));
-                    self.calls.spawn(async move {
-                        context.perform(claim, *call, slot).await;
-                        drop(permit);
-                    });
+                    self.log_sending(claim.item.run_id);
+                    leaving.push(ReadyCall { claim, call: *call });
                 }
                 Readied::Blocked(reason) => {
-                    let context = context.clone();
-                    self.calls.spawn(async move { context.release(&claim, reason).await });
+                    self.lane.pairs.undo(self.lane.pairs.key(&claim.item.contact_id.to_string()));
+                    self.lane.calls.spawn(async move { context.release(&claim, reason).await });
                 }
                 Readied::Unsendable => {
-                    let context = context.clone();
-                    self.calls.spawn(async move { context.fail_unsendable(&claim).await });
+                    self.lane.calls.spawn(async move { context.fail_unsendable(&claim).await });
                 }
             }
         }
+        // Nobody else closes them.
+        drop(self.departures.push(leaving));
     }
 
-    /// Builds the calls, after the last look at what forbids them.
-    async fn ready(&mut self, claims: &[Claim]) -> Result<Vec<Readied>, LoopError> {
-        // New secrets count from the next call on: a run that is resumed with a new token must not meet the old one.
-        if let Some(sender) = senders::sender(&self.dispatcher.pool, self.sender.id).await? {
-            self.sender = sender;
+    fn log_sending(&mut self, run_id: RunId) {
+        if self.lane.sending.len() >= RUNS_LOGGED_MAX {
+            self.lane.sending.clear();
         }
-        let ids: Vec<Uuid> = claims.iter().map(|claim| claim.item.message_id.0).collect();
-        let recipients: HashMap<Uuid, Recipient> = sqlx::query!(
-            "SELECT message_id, contact_id, phone, variables FROM message_recipients WHERE message_id = ANY($1)",
-            &ids,
-        )
-        .fetch_all(&self.dispatcher.pool)
-        .await?
-        .into_iter()
-        .map(|row| {
-            let contact_id = ContactId(row.contact_id);
-            (row.message_id, Recipient { contact_id, phone: row.phone, variables: row.variables })
-        })
-        .collect();
-        let mut runs = Vec::with_capacity(claims.len());
-        for claim in claims {
-            runs.push(self.run_definition(claim.item.run_id).await?);
-        }
-        let subjects: Vec<Subject> = claims
-            .iter()
-            .zip(&runs)
-            .map(|(claim, run)| Subject {
-                run_id: claim.item.run_id.0,
-                campaign_id: run.as_ref().and_then(|run| run.campaign_id).map(Uuid::from),
-                contact_id: recipients.get(&claim.item.message_id.0).map_or(Uuid::nil(), |r| r.contact_id.0),
-                lane: claim.item.lane,
-            })
-            .collect();
-        let forbidden = last_look(&self.dispatcher.pool, &subjects).await?;
-        Ok(claims
-            .iter()
-            .zip(runs)
-            .zip(forbidden)
-            .map(|((claim, run), forbidden)| match (forbidden, run, recipients.get(&claim.item.message_id.0)) {
-                (Some(reason), _, _) => Readied::Blocked(reason),
-                (None, Some(run), Some(recipient)) => self.prepare(claim, &run, recipient),
-                // The run or the recipient is gone: the contact was erased.
-                (None, _, _) => Readied::Unsendable,
-            })
-            .collect())
-    }
-
-    fn prepare(&self, claim: &Claim, run: &RunDefinition, recipient: &Recipient) -> Readied {
-        let Ok(values) = serde_json::from_value(recipient.variables.clone()) else { return Readied::Unsendable };
-        let Ok(components) = domain::template::request_components(&run.template.components, &values) else {
-            return Readied::Unsendable;
-        };
-        let request = SendRequest {
-            base_url: self.sender.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL),
-            phone_number_id: &self.sender.phone_number_id,
-            access_token: self.sender.access_token.expose(),
-            to: &recipient.phone,
-            template_name: &run.template.name,
-            language: &run.template.language,
-            components,
-            callback: claim.item.message_id,
-        };
-        match self.dispatcher.client.prepare(&request) {
-            Ok(call) => Readied::Call(Box::new(call)),
-            Err(error) => {
-                tracing::warn!(message.id = %claim.item.message_id, %error, "a message cannot be sent as it is");
-                Readied::Unsendable
-            }
+        if self.lane.sending.insert(run_id) {
+            tracing::info!(run.id = %run_id, rate_per_s = self.lane.sender.rate_per_s, "sending");
         }
     }
-
-    async fn run_definition(&mut self, id: RunId) -> Result<Option<Arc<RunDefinition>>, LoopError> {
-        if let Some(known) = self.runs.get(&id) {
-            return Ok(Some(known.clone()));
-        }
-        let run = self.dispatcher.runs.load(id).await.map_err(|error| {
-            LoopError::Database(sqlx::Error::Protocol(format!("run {id} could not be loaded: {error}")))
-        })?;
-        let Some(definition) = run.definition().cloned().map(Arc::new) else { return Ok(None) };
-        if self.runs.len() >= RUNS_CACHED_MAX {
-            self.runs.clear();
-            self.sending.clear();
-        }
-        self.runs.insert(id, definition.clone());
-        Ok(Some(definition))
-    }
-}
-
-struct Recipient {
-    contact_id: ContactId,
-    /// E.164 with the leading +.
-    phone: String,
-    variables: serde_json::Value,
-}
-
-enum Readied {
-    Call(Box<PreparedCall>),
-    Blocked(ReleaseReason),
-    /// It can never be sent as it is.
-    Unsendable,
 }

@@ -1,6 +1,7 @@
 //! One loop per sender, started when the sender appears and started again when it ends.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use super::sender_loop::SenderLoop;
 use crate::clock::Clock;
 use crate::dispatch_queue::DispatchQueue;
 use crate::event_store::{CampaignRunStore, MessageStore};
+use crate::pacing::{PacingConfig, PairConfig};
 use crate::senders;
 use crate::whatsapp::WhatsAppClient;
 
@@ -26,14 +28,18 @@ pub struct DispatcherConfig {
     pub claim_batch_max: usize,
     /// After this a claim gives no right to call any more.
     pub claim_ttl: Duration,
-    /// Calls of one sender that may be under way at once.
-    pub concurrency_max: usize,
+    /// The fewest and the most calls of one sender that may be under way at once, however long they take.
+    pub concurrency: RangeInclusive<usize>,
     /// How long a sender's lease outlives its holder.
     pub lease_ttl: Duration,
     /// May a sender have another address than WhatsApp's own? For stand-ins only.
     pub base_url_allowed: bool,
     /// Attempts of one message, refusals that may be retried included.
     pub attempts_max: u32,
+    /// Deliveries that may be lost with their process before a message is parked.
+    pub strikes_max: u32,
+    pub pacing: PacingConfig,
+    pub pairs: PairConfig,
 }
 
 /// Everything that sending needs; shared by all senders of the process.

@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::mark::{HighWaterMark, MarkError};
-use crate::event_store::metadata_time;
 
 #[derive(Debug, Clone)]
 pub struct FeedConfig {
@@ -112,6 +111,11 @@ impl EventFeed {
     /// The present mark: nothing at or below it can appear any more.
     pub fn mark(&self) -> Position {
         *self.mark.borrow()
+    }
+
+    /// Events in a page; a full one may have more behind it.
+    pub(crate) fn page_max(&self) -> usize {
+        self.config.batch_max
     }
 
     /// What comes after a position, in order, at most one page. Waits until the mark has passed the position.
@@ -222,9 +226,9 @@ pub async fn read_events(
     limit: usize,
 ) -> Result<Vec<RecordedEvent>, FeedError> {
     let rows = sqlx::query!(
-        "SELECT position, tenant_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
-                metadata, recorded_at
-         FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
+        r#"SELECT position, tenant_id, aggregate_type, aggregate_id, sequence, event_type, event_version,
+                payload::text AS "payload!", metadata ->> 'at' AS at, recorded_at
+         FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"#,
         after,
         until,
         i64::try_from(limit).unwrap_or(i64::MAX),
@@ -236,13 +240,13 @@ pub async fn read_events(
         .map(|row| {
             let position = row.position;
             let undecodable = |source| FeedError::Undecodable { position, source };
-            let event = Event::decode(&row.aggregate_type, &row.event_type, &row.event_version, row.payload)
+            let event = Event::decode(&row.aggregate_type, &row.event_type, &row.event_version, &row.payload)
                 .map_err(undecodable)?;
             let aggregate_id = row
                 .aggregate_id
                 .parse()
                 .map_err(|_| undecodable(DecodeError::UnknownAggregate(row.aggregate_type.clone())))?;
-            let at: DateTime<Utc> = metadata_time(&row.metadata).unwrap_or(row.recorded_at);
+            let at: DateTime<Utc> = row.at.and_then(|at| at.parse().ok()).unwrap_or(row.recorded_at);
             Ok(RecordedEvent {
                 position,
                 tenant_id: TenantId(row.tenant_id),

@@ -23,10 +23,18 @@ pub trait TableEffect: Send + Sync {
     /// Events that do not concern it are passed over without a transaction.
     fn concerns(&self, event: &RecordedEvent) -> bool;
 
+    /// How long events are gathered while they come fast: fewer and larger batches write fewer rows, since several
+    /// events of one message become one change. Nothing waits while little happens.
+    fn gather(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Writes the rows of these events, which concern it and come in order. No other effect is allowed here.
     async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error>;
 }
 
+/// Events come fast when a batch has so many.
+pub(crate) const FAST_BATCH: usize = 100;
 /// The checkpoint is stored after so many events without interest, or once the log has been quiet for a while.
 const IDLE_CHECKPOINT_EVERY: Position = 5_000;
 const QUIET: Duration = Duration::from_secs(1);
@@ -108,6 +116,9 @@ async fn follow_from_checkpoint(
         }
         seen = batch.up_to;
         progress.send_replace(seen);
+        if (FAST_BATCH..feed.page_max()).contains(&batch.events.len()) {
+            tokio::time::sleep(effect.gather()).await;
+        }
     }
 }
 

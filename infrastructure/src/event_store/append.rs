@@ -1,7 +1,7 @@
 //! The one statement of the batch path: events, and the erasable rows that belong to them, in one round trip.
 //!
-//! The append is the last statement before the commit, and everything in it happens under the shared lock that the
-//! table's trigger takes first, so the lock is held for the statement and the commit alone.
+//! The append is the last statement before the commit, or the whole transaction; everything in it happens under the
+//! shared lock that the table's trigger takes first, so the lock is held for the statement and the commit alone.
 
 use std::collections::HashMap;
 
@@ -37,19 +37,19 @@ pub(super) struct AppendRows {
     sequences: Vec<i64>,
     event_types: Vec<String>,
     event_versions: Vec<String>,
-    payloads: Vec<Value>,
-    metadata: Vec<Value>,
+    payloads: Vec<String>,
+    metadata: Vec<String>,
     attachments: Vec<(Uuid, Attachment)>,
 }
 
 impl AppendRows {
-    pub(super) fn push(&mut self, id: Uuid, sequence: i64, event: &impl cqrs_es::DomainEvent, metadata: Value) {
+    pub(super) fn push(&mut self, id: Uuid, sequence: i64, event: &impl cqrs_es::DomainEvent, metadata: String) {
         self.aggregate_ids.push(id.to_string());
         self.sequences.push(sequence);
         self.event_types.push(event.event_type());
         self.event_versions.push(event.event_version());
         // Our events are plain structs with string keys, which always have a JSON form.
-        self.payloads.push(serde_json::to_value(event).expect("an event has a JSON form"));
+        self.payloads.push(serde_json::to_string(event).expect("an event has a JSON form"));
         self.metadata.push(metadata);
     }
 
@@ -64,7 +64,7 @@ impl AppendRows {
 
 /// Appends all rows that do not exist yet and answers which these were, with their positions. The caller decides
 /// whether an aggregate of which only a part came back may stand (it may not).
-pub(super) async fn append_in_tx(
+pub(super) async fn append(
     connection: &mut PgConnection,
     aggregate_type: &str,
     rows: &AppendRows,
@@ -78,35 +78,31 @@ pub(super) async fn append_in_tx(
         }
     }
     // Sorted by key, so that two batches that overlap meet in the same order and cannot deadlock. The positions of
-    // one aggregate follow its sequence for the same reason. An attachment is written only for an aggregate of which
-    // something was appended. Several statuses of one message name the same row, which a statement may touch only once.
+    // one aggregate follow its sequence for the same reason. An attachment is true whoever wins the race for its
+    // aggregate, since ids are derived and a wamid names one message, so it need not ask. Several statuses of one message name the same row, which a statement may touch only once.
     // The upsert of provider_messages fills in the message of a row that a status, which came first, has created.
     let appended = sqlx::query!(
         r#"
         WITH input AS (
-            SELECT * FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::jsonb[], $7::jsonb[])
+            SELECT * FROM unnest($2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[])
                 AS t(aggregate_id, sequence, event_type, event_version, payload, metadata)
         ), appended AS (
             INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
-            SELECT $1, i.aggregate_id, i.sequence, i.event_type, i.event_version, i.payload, i.metadata
+            SELECT $1, i.aggregate_id, i.sequence, i.event_type, i.event_version, i.payload::jsonb, i.metadata::jsonb
             FROM input i ORDER BY i.aggregate_id, i.sequence
             ON CONFLICT (aggregate_type, aggregate_id, sequence) DO NOTHING
             RETURNING aggregate_id, sequence, position
-        ), winners AS (
-            SELECT DISTINCT aggregate_id::uuid AS id FROM appended
         ), recipients AS (
             INSERT INTO message_recipients (message_id, tenant_id, contact_id, phone, variables)
             SELECT r.message_id, r.tenant_id, r.contact_id, r.phone, r.variables
             FROM unnest($8::uuid[], $9::uuid[], $10::uuid[], $11::text[], $12::jsonb[])
                 AS r(message_id, tenant_id, contact_id, phone, variables)
-            JOIN winners w ON w.id = r.message_id
             ON CONFLICT (message_id) DO NOTHING
         ), provider AS (
             INSERT INTO provider_messages (sender_id, wamid, message_id, created_at)
             SELECT DISTINCT ON (p.sender_id, p.wamid) p.sender_id, p.wamid, p.message_id, p.created_at
             FROM unnest($13::uuid[], $14::uuid[], $15::text[], $16::timestamptz[])
                 AS p(message_id, sender_id, wamid, created_at)
-            JOIN winners w ON w.id = p.message_id
             ORDER BY p.sender_id, p.wamid
             ON CONFLICT (sender_id, wamid) DO UPDATE SET message_id = excluded.message_id
             WHERE provider_messages.message_id IS DISTINCT FROM excluded.message_id

@@ -3,15 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use domain::aggregate::{CommandEnvelope, Decider, Position};
-use sqlx::PgPool;
+use domain::aggregate::Position;
+use sqlx::{Acquire, PgConnection};
 use uuid::Uuid;
 
-use super::append::{AppendRows, append_in_tx};
-use super::{Addressed, CommandError, Committed, Metadata};
+use super::append::{AppendRows, append};
+use super::batch_store::{Command, Commanded};
+use super::state_cache::{Known, StateCache};
+use super::{CommandError, Committed, Metadata};
 
 /// What became of one command in one round.
-pub(super) enum RoundOutcome<A: Decider> {
+pub(super) enum RoundOutcome<A: Commanded> {
     Ended(Result<Committed<A>, CommandError<A::Error>>),
     /// Another writer was faster: try again from a fresh load.
     LostRace,
@@ -21,26 +23,31 @@ pub(super) enum RoundOutcome<A: Decider> {
 ///
 /// Commands for the same aggregate are folded on the same state. When the database refuses the rows of a batch, the
 /// batch is halved until the command that it refuses stands alone, so that a poisoned command fails by itself.
-pub(super) async fn run_round<A, C>(pool: &PgPool, commands: &[&Addressed<C>]) -> Vec<RoundOutcome<A>>
-where
-    A: Decider<Command = CommandEnvelope<C>> + Clone,
-    A::Error: Send,
-    C: Sync + Send,
-{
-    match try_round(pool, commands).await {
-        Ok(outcomes) => outcomes,
+///
+/// `fresh`: nothing is assumed, for these commands have lost a race before.
+pub(super) async fn run_round<A: Commanded>(
+    connection: &mut PgConnection,
+    cache: &mut StateCache<A>,
+    fresh: bool,
+    commands: &[&Command<A>],
+) -> Vec<RoundOutcome<A>> {
+    let failed = match try_round(connection, cache, fresh, commands).await {
+        Ok(outcomes) => return outcomes,
         Err(RoundError::Refused(source)) if commands.len() > 1 => {
             tracing::warn!(commands = commands.len(), error = %source, "the database refused a batch; halving it");
             let (first, second) = commands.split_at(commands.len() / 2);
-            let mut outcomes = Box::pin(run_round(pool, first)).await;
-            outcomes.extend(Box::pin(run_round(pool, second)).await);
-            outcomes
+            let mut outcomes = Box::pin(run_round(connection, cache, fresh, first)).await;
+            outcomes.extend(Box::pin(run_round(connection, cache, fresh, second)).await);
+            return outcomes;
         }
-        Err(RoundError::Refused(source)) => {
+        Err(failed) => failed,
+    };
+    match failed {
+        RoundError::Refused(source) => {
             let source = Arc::new(source);
             commands.iter().map(|_| RoundOutcome::Ended(Err(CommandError::Poisoned(source.clone())))).collect()
         }
-        Err(RoundError::Unavailable(source)) => {
+        RoundError::Unavailable(source) => {
             let source = Arc::new(source);
             commands.iter().map(|_| RoundOutcome::Ended(Err(CommandError::Unavailable(source.clone())))).collect()
         }
@@ -64,45 +71,128 @@ impl From<sqlx::Error> for RoundError {
     }
 }
 
-struct Working<A> {
-    state: A,
-    last_sequence: i64,
-    staged: usize,
+/// An aggregate at the beginning of a round.
+struct Base<A> {
+    known: Known<A>,
+    /// From the cache, or taken for new: the log may know more.
+    assumed: bool,
 }
 
-async fn try_round<A, C>(pool: &PgPool, commands: &[&Addressed<C>]) -> Result<Vec<RoundOutcome<A>>, RoundError>
-where
-    A: Decider<Command = CommandEnvelope<C>> + Clone,
-{
+/// The aggregates of a round, by id.
+struct Bases<A> {
+    by_id: HashMap<Uuid, Base<A>>,
+    unreadable: HashMap<Uuid, Arc<serde_json::Error>>,
+}
+
+async fn try_round<A: Commanded>(
+    connection: &mut PgConnection,
+    cache: &mut StateCache<A>,
+    fresh: bool,
+    commands: &[&Command<A>],
+) -> Result<Vec<RoundOutcome<A>>, RoundError> {
+    let mut bases = Bases::assumed(cache, fresh, commands);
     let mut torn: HashSet<Uuid> = HashSet::new();
-    // Each turn takes at least one aggregate out of the batch, so the loop ends; in practice it runs once.
+    let missing: HashSet<Uuid> =
+        commands.iter().map(|command| command.id).filter(|id| !bases.by_id.contains_key(id)).collect();
+    bases.load(connection, missing).await?;
+    // Each turn makes at least one aggregate certain or takes one out of the batch, so the loop ends; it seldom runs
+    // more than once.
     loop {
-        let (mut working, unreadable) = load::<A>(pool, commands).await?;
-        let mut rows = AppendRows::default();
-        let mut decisions = Vec::with_capacity(commands.len());
-        for command in commands {
-            let decision = match (torn.contains(&command.id), unreadable.get(&command.id)) {
-                (true, _) => Decision::Torn,
-                (false, Some(reason)) => Decision::Unreadable(reason.clone()),
-                (false, None) => decide_one(command, working.entry(command.id).or_insert_with(empty), &mut rows),
-            };
-            decisions.push(decision);
+        let pass = Pass::decide(&bases, commands, &torn);
+        if !pass.doubted.is_empty() {
+            bases.load(connection, pass.doubted).await?;
+            continue;
         }
-        let appended = if rows.is_empty() { HashMap::new() } else { append(pool, &rows, &working, &mut torn).await? };
-        let Some(appended) = AppendedRows::whole(appended, &torn, &decisions, commands) else { continue };
-        return Ok(decisions
-            .into_iter()
-            .zip(commands)
-            .map(|(decision, command)| appended.outcome(decision, command.id, &working))
-            .collect());
+        let appended = match pass.append(connection).await? {
+            Appended::Whole(rows) => rows,
+            Appended::Torn(ids) => {
+                torn.extend(ids);
+                continue;
+            }
+        };
+        return Ok(pass.outcomes(cache, commands, &appended));
     }
 }
 
-fn empty<A: Decider>() -> Working<A> {
-    Working { state: A::default(), last_sequence: 0, staged: 0 }
+impl<A: Commanded> Bases<A> {
+    /// What can be assumed without asking the log.
+    fn assumed(cache: &mut StateCache<A>, fresh: bool, commands: &[&Command<A>]) -> Self {
+        let mut by_id = HashMap::with_capacity(commands.len());
+        for command in commands {
+            if by_id.contains_key(&command.id) {
+                continue;
+            }
+            let new = || A::creates(&command.envelope.command).then(Known::new);
+            // It is taken out: only a round that ends well puts it back.
+            let cached = cache.take(command.id);
+            if let Some(known) = cached.or_else(|| new().filter(|_| cache.is_used())).filter(|_| !fresh) {
+                by_id.insert(command.id, Base { known, assumed: true });
+            }
+        }
+        Self { by_id, unreadable: HashMap::new() }
+    }
+
+    async fn load(&mut self, connection: &mut PgConnection, ids: HashSet<Uuid>) -> Result<(), RoundError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+        for id in ids {
+            self.by_id.insert(id, Base { known: Known::new(), assumed: false });
+        }
+        // One index lookup for each aggregate: with `= ANY` the planner may walk the whole index of the type instead.
+        let history = sqlx::query!(
+            r#"SELECT e.aggregate_id AS "id!", e.sequence AS "sequence!", e.payload::text AS "payload!"
+               FROM unnest($2::text[]) AS wanted (id)
+               CROSS JOIN LATERAL (
+                   SELECT aggregate_id, sequence, payload FROM events
+                   WHERE aggregate_type = $1 AND aggregate_id = wanted.id
+                   ORDER BY sequence
+               ) e"#,
+            A::TYPE,
+            &wanted,
+        )
+        .fetch_all(connection)
+        .await?;
+        for row in history {
+            let Some((id, base)) = row.id.parse().ok().and_then(|id| Some((id, self.by_id.get_mut(&id)?))) else {
+                continue;
+            };
+            match serde_json::from_str::<A::Event>(&row.payload) {
+                Ok(event) => {
+                    base.known.state.evolve(&event);
+                    base.known.last_sequence = row.sequence;
+                }
+                Err(error) => {
+                    self.unreadable.entry(id).or_insert_with(|| Arc::new(error));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
-enum Decision<A: Decider> {
+impl<A: Commanded> Known<A> {
+    fn new() -> Self {
+        Self { state: A::default(), last_sequence: 0 }
+    }
+}
+
+/// All commands decided once, on one view of their aggregates.
+struct Pass<A: Commanded> {
+    decisions: Vec<Decision<A>>,
+    working: HashMap<Uuid, Working<A>>,
+    rows: AppendRows,
+    /// Aggregates of which the log has to be asked first.
+    doubted: HashSet<Uuid>,
+}
+
+struct Working<A> {
+    known: Known<A>,
+    staged: usize,
+}
+
+enum Decision<A: Commanded> {
     Staged {
         events: Vec<(i64, A::Event)>,
         state: A,
@@ -111,134 +201,135 @@ enum Decision<A: Decider> {
     Unreadable(Arc<serde_json::Error>),
     /// A part of what this aggregate appended in an earlier turn came back; it is tried again by itself.
     Torn,
+    /// The pass is thrown away.
+    Doubted,
 }
 
-fn decide_one<A, C>(command: &Addressed<C>, working: &mut Working<A>, rows: &mut AppendRows) -> Decision<A>
-where
-    A: Decider<Command = CommandEnvelope<C>> + Clone,
-{
-    let events = match working.state.decide(&command.envelope) {
-        Ok(events) => events,
-        Err(refusal) => return Decision::Refused(refusal),
-    };
-    let mut staged = Vec::with_capacity(events.len());
-    if !events.is_empty() {
-        let metadata = Metadata::of(&command.envelope, &command.actor).to_json();
-        for event in events {
-            working.last_sequence += 1;
-            working.staged += 1;
-            rows.push(command.id, working.last_sequence, &event, metadata.clone());
-            working.state.evolve(&event);
-            staged.push((working.last_sequence, event));
+impl<A: Commanded> Pass<A> {
+    fn decide(bases: &Bases<A>, commands: &[&Command<A>], torn: &HashSet<Uuid>) -> Self {
+        let mut pass = Self {
+            decisions: Vec::with_capacity(commands.len()),
+            working: HashMap::with_capacity(bases.by_id.len()),
+            rows: AppendRows::default(),
+            doubted: HashSet::new(),
+        };
+        for command in commands {
+            let decision = match (bases.unreadable.get(&command.id), bases.by_id.get(&command.id)) {
+                (Some(reason), _) => Decision::Unreadable(reason.clone()),
+                (None, Some(base)) if !torn.contains(&command.id) => pass.decide_one(base, command),
+                (None, _) => Decision::Torn,
+            };
+            pass.decisions.push(decision);
         }
-        if let Some(attachment) = &command.attachment {
-            rows.attach(command.id, attachment.clone());
-        }
+        pass
     }
-    Decision::Staged { events: staged, state: working.state.clone() }
-}
 
-type Loaded<A> = (HashMap<Uuid, Working<A>>, HashMap<Uuid, Arc<serde_json::Error>>);
-
-async fn load<A: Decider>(pool: &PgPool, commands: &[&Addressed<impl Sized>]) -> Result<Loaded<A>, RoundError> {
-    let ids: Vec<String> =
-        commands.iter().map(|command| command.id).collect::<HashSet<_>>().iter().map(Uuid::to_string).collect();
-    let history = sqlx::query!(
-        r#"SELECT aggregate_id::uuid AS "id!", sequence, payload FROM events
-           WHERE aggregate_type = $1 AND aggregate_id = ANY($2)
-           ORDER BY aggregate_id, sequence"#,
-        A::TYPE,
-        &ids,
-    )
-    .fetch_all(pool)
-    .await?;
-    let mut working: HashMap<Uuid, Working<A>> = HashMap::with_capacity(ids.len());
-    let mut unreadable = HashMap::new();
-    for row in history {
-        match serde_json::from_value::<A::Event>(row.payload) {
-            Ok(event) => {
-                let entry = working.entry(row.id).or_insert_with(empty);
-                entry.state.evolve(&event);
-                entry.last_sequence = row.sequence;
+    fn decide_one(&mut self, base: &Base<A>, command: &Command<A>) -> Decision<A> {
+        let working =
+            self.working.entry(command.id).or_insert_with(|| Working { known: base.known.clone(), staged: 0 });
+        let decision = working.known.state.decide(&command.envelope);
+        // What was staged on an assumed state proves it when it is appended; an answer without events proves nothing.
+        let proven = !base.assumed || working.staged > 0 || matches!(&decision, Ok(events) if !events.is_empty());
+        if !proven && !working.known.state.is_final_for(&command.envelope) {
+            self.doubted.insert(command.id);
+            return Decision::Doubted;
+        }
+        let events = match decision {
+            Ok(events) => events,
+            Err(refusal) => return Decision::Refused(refusal),
+        };
+        let mut staged = Vec::with_capacity(events.len());
+        if !events.is_empty() {
+            let metadata = Metadata::of(&command.envelope, &command.actor).to_json();
+            for event in events {
+                working.known.last_sequence += 1;
+                working.staged += 1;
+                self.rows.push(command.id, working.known.last_sequence, &event, metadata.clone());
+                working.known.state.evolve(&event);
+                staged.push((working.known.last_sequence, event));
             }
-            Err(error) => {
-                unreadable.entry(row.id).or_insert_with(|| Arc::new(error));
+            if let Some(attachment) = &command.attachment {
+                self.rows.attach(command.id, attachment.clone());
             }
         }
+        Decision::Staged { events: staged, state: working.known.state.clone() }
     }
-    Ok((working, unreadable))
-}
 
-/// Appends and commits, unless an aggregate came back in part: then nothing stands, and `torn` names it.
-async fn append<A>(
-    pool: &PgPool,
-    rows: &AppendRows,
-    working: &HashMap<Uuid, Working<A>>,
-    torn: &mut HashSet<Uuid>,
-) -> Result<HashMap<(Uuid, i64), Position>, RoundError>
-where
-    A: Decider,
-{
-    let mut tx = pool.begin().await?;
-    let appended = append_in_tx(&mut tx, A::TYPE, rows).await?;
-    let mut came_back: HashMap<Uuid, usize> = HashMap::new();
-    for (id, _) in appended.keys() {
-        *came_back.entry(*id).or_default() += 1;
-    }
-    let torn_now: Vec<Uuid> = came_back
-        .into_iter()
-        .filter(|(id, count)| working.get(id).is_some_and(|entry| entry.staged != *count))
-        .map(|(id, _)| id)
-        .collect();
-    if torn_now.is_empty() {
-        tx.commit().await.map_err(RoundError::Unavailable)?;
-    } else {
+    /// Appends and commits, unless an aggregate came back in part: then nothing stands.
+    async fn append(&self, connection: &mut PgConnection) -> Result<Appended, RoundError> {
+        if self.rows.is_empty() {
+            return Ok(Appended::Whole(HashMap::new()));
+        }
+        // A statement of its own is a transaction. It saves two round trips, and no aggregate can be torn that appends
+        // one event alone.
+        if self.working.values().all(|working| working.staged <= 1) {
+            return Ok(Appended::Whole(append(connection, A::TYPE, &self.rows).await?));
+        }
+        let mut tx = connection.begin().await?;
+        let appended = append(&mut tx, A::TYPE, &self.rows).await?;
+        let mut came_back: HashMap<Uuid, usize> = HashMap::new();
+        for (id, _) in appended.keys() {
+            *came_back.entry(*id).or_default() += 1;
+        }
+        let torn: Vec<Uuid> = came_back
+            .into_iter()
+            .filter(|(id, count)| self.working.get(id).is_some_and(|working| working.staged != *count))
+            .map(|(id, _)| id)
+            .collect();
+        if torn.is_empty() {
+            tx.commit().await.map_err(RoundError::Unavailable)?;
+            return Ok(Appended::Whole(appended));
+        }
         tx.rollback().await?;
-        torn.extend(torn_now);
+        Ok(Appended::Torn(torn))
     }
-    Ok(appended)
-}
 
-struct AppendedRows(HashMap<(Uuid, i64), Position>);
-
-impl AppendedRows {
-    /// `None` when the turn was rolled back because an aggregate that took part in it was torn.
-    fn whole<A: Decider, C>(
-        rows: HashMap<(Uuid, i64), Position>,
-        torn: &HashSet<Uuid>,
-        decisions: &[Decision<A>],
-        commands: &[&Addressed<C>],
-    ) -> Option<Self> {
-        let rolled_back = decisions
+    fn outcomes(
+        self,
+        cache: &mut StateCache<A>,
+        commands: &[&Command<A>],
+        appended: &HashMap<(Uuid, i64), Position>,
+    ) -> Vec<RoundOutcome<A>> {
+        let lost: HashSet<Uuid> = self
+            .working
             .iter()
-            .zip(commands)
-            .any(|(decision, command)| torn.contains(&command.id) && !matches!(decision, Decision::Torn));
-        (!rolled_back).then_some(Self(rows))
-    }
-
-    fn outcome<A: Decider>(
-        &self,
-        decision: Decision<A>,
-        id: Uuid,
-        working: &HashMap<Uuid, Working<A>>,
-    ) -> RoundOutcome<A> {
-        let entry = working.get(&id);
-        let lost = entry.is_some_and(|entry| entry.staged > 0 && !self.0.contains_key(&(id, entry.last_sequence)));
-        match decision {
-            Decision::Torn => RoundOutcome::LostRace,
-            Decision::Unreadable(source) => {
-                RoundOutcome::Ended(Err(CommandError::Unreadable { aggregate_id: id, source }))
-            }
-            // Whatever was decided on a state that did not come to be has to be decided again.
-            _ if lost => RoundOutcome::LostRace,
-            Decision::Refused(refusal) => RoundOutcome::Ended(Err(CommandError::Refused(refusal))),
-            Decision::Staged { events, state } => {
-                let events = events
-                    .into_iter()
-                    .filter_map(|(sequence, event)| Some((*self.0.get(&(id, sequence))?, event)))
-                    .collect();
-                RoundOutcome::Ended(Ok(Committed { events, state }))
+            .filter(|(id, working)| working.staged > 0 && !appended.contains_key(&(**id, working.known.last_sequence)))
+            .map(|(id, _)| *id)
+            .collect();
+        for (id, working) in self.working {
+            if !lost.contains(&id) && working.known.state.expects_more() {
+                cache.put(id, working.known);
             }
         }
+        self.decisions
+            .into_iter()
+            .zip(commands)
+            .map(|(decision, command)| {
+                // Whatever was decided on a state that did not come to be has to be decided again.
+                if lost.contains(&command.id) {
+                    return RoundOutcome::LostRace;
+                }
+                match decision {
+                    Decision::Torn | Decision::Doubted => RoundOutcome::LostRace,
+                    Decision::Unreadable(source) => {
+                        RoundOutcome::Ended(Err(CommandError::Unreadable { aggregate_id: command.id, source }))
+                    }
+                    Decision::Refused(refusal) => RoundOutcome::Ended(Err(CommandError::Refused(refusal))),
+                    Decision::Staged { events, state } => {
+                        let events = events
+                            .into_iter()
+                            .filter_map(|(sequence, event)| Some((*appended.get(&(command.id, sequence))?, event)))
+                            .collect();
+                        RoundOutcome::Ended(Ok(Committed { events, state }))
+                    }
+                }
+            })
+            .collect()
     }
+}
+
+enum Appended {
+    Whole(HashMap<(Uuid, i64), Position>),
+    /// Rolled back: of these aggregates only a part could be appended.
+    Torn(Vec<Uuid>),
 }

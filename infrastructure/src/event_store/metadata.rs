@@ -62,12 +62,10 @@ impl Metadata {
         self.entries().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    pub fn to_json(&self) -> Value {
-        Value::Object(self.entries().map(|(key, value)| (key.to_owned(), Value::String(value))).collect::<Map<_, _>>())
+    /// The stored form.
+    pub fn to_json(&self) -> String {
+        let entries: Map<String, Value> =
+            self.entries().map(|(key, value)| (key.to_owned(), Value::String(value))).collect();
+        serde_json::to_string(&entries).expect("texts have a JSON form")
     }
-}
-
-/// The engine's time of a stored event.
-pub(crate) fn metadata_time(metadata: &Value) -> Option<DateTime<Utc>> {
-    metadata.get(AT)?.as_str()?.parse().ok()
 }

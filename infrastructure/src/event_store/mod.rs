@@ -7,11 +7,11 @@ mod append;
 mod batch;
 mod batch_store;
 mod metadata;
+mod state_cache;
 mod stock_store;
 
 pub use append::{Attachment, RecipientRow};
 pub use batch_store::{BatchConfig, BatchStore, ConsentStore, MessageStore};
-pub(crate) use metadata::metadata_time;
 pub use metadata::{Actor, Metadata};
 pub use stock_store::{CampaignRunStore, CampaignStore, StockStore};
 
@@ -24,7 +24,7 @@ pub struct Addressed<C> {
     pub id: Uuid,
     pub envelope: CommandEnvelope<C>,
     pub actor: Actor,
-    /// Erasable data that is written if, and only if, this command appends events.
+    /// Erasable data that is written with the events of this command; one that leads to none writes nothing.
     pub attachment: Option<Attachment>,
 }
 

@@ -40,7 +40,7 @@ pub struct PostgresOptions {
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { connections_max: 100, shared_buffers_mb: 128 }
+        Self { connections_max: 100, shared_buffers_mb: 256 }
     }
 }
 
@@ -273,7 +273,7 @@ impl Cluster {
         }
     }
 
-    fn settings(&self, options: PostgresOptions) -> [String; 13] {
+    fn settings(&self, options: PostgresOptions) -> [String; 15] {
         [
             "listen_addresses=".to_owned(),
             format!("port={PORT}"),
@@ -284,6 +284,9 @@ impl Cluster {
             "synchronous_commit=on".to_owned(),
             format!("max_connections={}", options.connections_max),
             format!("shared_buffers={}MB", options.shared_buffers_mb),
+            // After each checkpoint every page is written to the log whole once more: fewer checkpoints, less to write.
+            "checkpoint_timeout=15min".to_owned(),
+            "max_wal_size=4GB".to_owned(),
             "logging_collector=off".to_owned(),
             "log_destination=stderr".to_owned(),
             "timezone=UTC".to_owned(),

@@ -155,6 +155,16 @@ impl PrivateRabbitmq {
         Ok(self.vhost_url(name))
     }
 
+    /// The queues of a vhost, and whether each of them survives the end of the node.
+    pub async fn queues(&self, vhost: &str) -> Result<Vec<(String, bool)>> {
+        super::check_name(vhost)?;
+        let mut control = self.node.control();
+        control.args(["list_queues", "--vhost", vhost, "--no-table-headers", "name", "durable"]);
+        let listed = blocking(move || run(&mut control)).await?;
+        let rows = listed.lines().filter_map(|line| line.rsplit_once('\t'));
+        Ok(rows.map(|(name, durable)| (name.to_owned(), durable.trim() == "true")).collect())
+    }
+
     /// Stops the node, unless another process uses it still; answers whether it was stopped.
     pub async fn stop(self) -> Result<bool> {
         blocking(move || self.stop_blocking()).await

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
+use domain::aggregate::Position;
 use domain::campaign_run::CampaignRunEvent;
 use domain::event::{Event, RecordedEvent};
 use domain::message::{MessageEvent, MessageStatus, ReleaseReason};
@@ -13,21 +15,29 @@ use uuid::Uuid;
 
 use crate::event_feed::TableEffect;
 
-/// Due whatever the clock shows, also when it was set back; within a run the message ids give the order.
-const AT_ONCE: DateTime<Utc> = DateTime::UNIX_EPOCH;
+/// Fewer and larger batches while events come fast: a message that is claimed and answered within one leaves no trace in
+/// the tables. What is ready waits no longer than this to be fed.
+const GATHER: Duration = Duration::from_millis(50);
 /// A message whose connection to WhatsApp could not be made is tried again after this.
 const NOT_CONNECTED_PAUSE: TimeDelta = TimeDelta::seconds(5);
+
+/// The stored name of the subscription.
+pub(super) const NAME: &str = "ready-list";
 
 pub struct ReadyListEffect;
 
 #[async_trait]
 impl TableEffect for ReadyListEffect {
     fn name(&self) -> &'static str {
-        "ready-list"
+        NAME
     }
 
     fn concerns(&self, event: &RecordedEvent) -> bool {
         matches!(event.event, Event::CampaignRun(_) | Event::Message(_))
+    }
+
+    fn gather(&self) -> Duration {
+        GATHER
     }
 
     async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error> {
@@ -83,22 +93,39 @@ async fn apply_gate(
 }
 
 /// Where a message stands after an event.
-enum Place {
-    Ready { run_id: Uuid, tenant_id: Uuid, attempt: i32, due_at: DateTime<Utc> },
-    Claimed { run_id: Uuid, tenant_id: Uuid, attempt: i32, journal_id: Uuid, deadline: DateTime<Utc> },
+pub(super) enum Place {
+    Ready {
+        run_id: Uuid,
+        tenant_id: Uuid,
+        /// `None`: as the message's recipient says.
+        contact_id: Option<Uuid>,
+        attempt: i32,
+        position: Position,
+        /// `None`: at once, whatever the clock shows.
+        due_at: Option<DateTime<Utc>>,
+    },
+    Claimed {
+        run_id: Uuid,
+        tenant_id: Uuid,
+        attempt: i32,
+        journal_id: Uuid,
+        deadline: DateTime<Utc>,
+    },
     Gone,
 }
 
 impl Place {
-    fn after(message: &MessageEvent, event: &RecordedEvent) -> Self {
-        let ready = |attempt: u32, due_at| Self::Ready {
+    pub(super) fn after(message: &MessageEvent, event: &RecordedEvent) -> Self {
+        let ready = |attempt: u32, contact_id, due_at| Self::Ready {
             run_id: message.transition().run_id.0,
             tenant_id: event.tenant_id.0,
+            contact_id,
             attempt: i32::try_from(attempt).unwrap_or(i32::MAX),
+            position: event.position,
             due_at,
         };
         match message {
-            MessageEvent::Queued { .. } => ready(1, AT_ONCE),
+            MessageEvent::Queued { contact_id, .. } => ready(1, Some(contact_id.0), None),
             MessageEvent::DispatchStarted { transition, attempt, deadline, journal_id } => Self::Claimed {
                 run_id: transition.run_id.0,
                 tenant_id: event.tenant_id.0,
@@ -108,7 +135,7 @@ impl Place {
             },
             MessageEvent::DispatchReleased { attempt, reason, .. } => {
                 let due_at = match reason {
-                    ReleaseReason::NotConnected => event.at + NOT_CONNECTED_PAUSE,
+                    ReleaseReason::NotConnected => Some(event.at + NOT_CONNECTED_PAUSE),
                     ReleaseReason::RunPaused
                     | ReleaseReason::RunEnded
                     | ReleaseReason::CampaignPaused
@@ -116,13 +143,13 @@ impl Place {
                     | ReleaseReason::ContactOptedOut
                     | ReleaseReason::DeadlinePassed
                     | ReleaseReason::Shutdown
-                    | ReleaseReason::NeverCalled => AT_ONCE,
+                    | ReleaseReason::NeverCalled => None,
                 };
-                ready(attempt + 1, due_at)
+                ready(attempt + 1, None, due_at)
             }
-            MessageEvent::Deferred { attempt, until, .. } => ready(attempt + 1, *until),
+            MessageEvent::Deferred { attempt, until, .. } => ready(attempt + 1, None, Some(*until)),
             MessageEvent::Settled { transition, attempt, .. } if transition.to == MessageStatus::Pending => {
-                ready(attempt + 1, AT_ONCE)
+                ready(attempt + 1, None, None)
             }
             MessageEvent::Skipped { .. }
             | MessageEvent::Sent { .. }
@@ -143,8 +170,10 @@ struct ReadyColumns {
     message_ids: Vec<Uuid>,
     run_ids: Vec<Uuid>,
     tenant_ids: Vec<Uuid>,
+    contact_ids: Vec<Option<Uuid>>,
     attempts: Vec<i32>,
-    due_at: Vec<DateTime<Utc>>,
+    positions: Vec<Position>,
+    due_at: Vec<Option<DateTime<Utc>>>,
 }
 
 #[derive(Default)]
@@ -157,18 +186,23 @@ struct ClaimColumns {
     deadlines: Vec<DateTime<Utc>>,
 }
 
-async fn write_places(connection: &mut PgConnection, places: &BTreeMap<Uuid, Place>) -> Result<(), sqlx::Error> {
+pub(super) async fn write_places(
+    connection: &mut PgConnection,
+    places: &BTreeMap<Uuid, Place>,
+) -> Result<(), sqlx::Error> {
     let mut ready = ReadyColumns::default();
     let mut claims = ClaimColumns::default();
     let mut not_ready = Vec::new();
     let mut not_claimed = Vec::new();
     for (id, place) in places {
         match place {
-            Place::Ready { run_id, tenant_id, attempt, due_at } => {
+            Place::Ready { run_id, tenant_id, contact_id, attempt, position, due_at } => {
                 ready.message_ids.push(*id);
                 ready.run_ids.push(*run_id);
                 ready.tenant_ids.push(*tenant_id);
+                ready.contact_ids.push(*contact_id);
                 ready.attempts.push(*attempt);
+                ready.positions.push(*position);
                 ready.due_at.push(*due_at);
                 not_claimed.push(*id);
             }
@@ -204,18 +238,31 @@ async fn write_places(connection: &mut PgConnection, places: &BTreeMap<Uuid, Pla
     Ok(())
 }
 
-/// The sender and the lane are found through the run's gate when the row is fed, so a row needs no gate yet.
+/// The sender and the lane are found through the run's gate when the row is fed, so a row needs no gate yet. In the order
+/// of the log, as the feeder reads it. A message whose recipient was erased has nobody to go to.
 async fn insert_ready(connection: &mut PgConnection, rows: &ReadyColumns) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "INSERT INTO ready_list (message_id, run_id, tenant_id, attempt, due_at)
-         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::timestamptz[])
+        "INSERT INTO ready_list (message_id, run_id, tenant_id, contact_id, attempt, position, due_at)
+         SELECT n.message_id, n.run_id, n.tenant_id, n.contact_id, n.attempt, n.position, n.due_at
+         FROM (
+             SELECT t.message_id, t.run_id, t.tenant_id, t.attempt, t.position, t.due_at,
+                    coalesce(
+                        t.contact_id,
+                        (SELECT r.contact_id FROM message_recipients r WHERE r.message_id = t.message_id),
+                        '00000000-0000-0000-0000-000000000000'
+                    ) AS contact_id
+             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::integer[], $6::bigint[], $7::timestamptz[])
+                 AS t(message_id, run_id, tenant_id, contact_id, attempt, position, due_at)
+         ) n
          ON CONFLICT (message_id) DO UPDATE
-         SET attempt = excluded.attempt, due_at = excluded.due_at, published_at = NULL, leased_until = NULL",
+         SET attempt = excluded.attempt, position = excluded.position, due_at = excluded.due_at",
         &rows.message_ids,
         &rows.run_ids,
         &rows.tenant_ids,
+        &rows.contact_ids as &[Option<Uuid>],
         &rows.attempts,
-        &rows.due_at,
+        &rows.positions,
+        &rows.due_at as &[Option<DateTime<Utc>>],
     )
     .execute(connection)
     .await?;

@@ -5,6 +5,12 @@
 
 mod effect;
 mod feeder;
+mod outstanding;
+mod pick;
+mod put_back;
 
 pub use effect::ReadyListEffect;
 pub use feeder::{Feeder, FeederConfig};
+pub(crate) use pick::postpone;
+pub use put_back::PutBackError;
+pub(crate) use put_back::{PutBack, lock_in_tx, put_back_in_tx};

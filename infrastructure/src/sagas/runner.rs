@@ -16,12 +16,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::executor::{ExecuteError, SagaExecutor};
-use crate::event_feed::{self, Batch, EventFeed, FeedError};
+use crate::event_feed::{self, Batch, EventFeed, FAST_BATCH, FeedError};
 
 #[derive(Debug, Clone)]
 pub struct SagaConfig {
     /// How often due timers are looked for.
     pub timer_poll: Duration,
+    /// How long events are gathered while they come fast.
+    pub gather: Duration,
 }
 
 /// Timers handled per look.
@@ -92,11 +94,19 @@ impl<S: Saga> Runner<S> {
         timers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let feed = self.feed.clone();
         let mut last_batch = Instant::now();
+        // The next batch is asked for after this.
+        let mut gathered = last_batch;
         loop {
             tokio::select! {
-                batch = feed.next(self.position) => {
+                () = tokio::time::sleep_until(gathered), if gathered > last_batch => gathered = last_batch,
+                batch = feed.next(self.position), if gathered <= last_batch => {
+                    let batch = batch?;
                     last_batch = Instant::now();
-                    if !self.react(&batch?).await? {
+                    gathered = last_batch;
+                    if (FAST_BATCH..feed.page_max()).contains(&batch.events.len()) {
+                        gathered += config.gather;
+                    }
+                    if !self.react(&batch).await? {
                         return Ok(());
                     }
                 }

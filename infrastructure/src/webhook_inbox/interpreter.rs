@@ -1,45 +1,59 @@
 //! Turns stored webhook bodies into commands, many at a time.
 //!
-//! A status finds its message by our own id, which WhatsApp echoes, or by WhatsApp's id. One whose message is not known
-//! yet waits on the row of `provider_messages` that the dispatcher will fill in; the two cannot miss each other. What
-//! cannot be applied is parked alone, and the rest of its body goes on. Interpreting a body twice changes nothing.
+//! One process at a time interprets, by a lease; another one beside it that does not know yet that it has lost the
+//! lease does harmless work, for interpreting a body twice changes nothing. What cannot be applied is parked alone, and
+//! the rest of its body goes on.
+//!
+//! A step that was not full is followed by a pause, so that at a middling load one commit serves many bodies. After a
+//! full one the next is taken and read while the former commits.
 
-use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use domain::aggregate::CommandEnvelope;
-use domain::ids::{MessageId, SenderId, TenantId};
-use domain::message::{Acceptance, FailureClass, MessageCommand, MessageError};
-use futures::FutureExt;
+use chrono::TimeDelta;
+use domain::message::MessageError;
+use futures::FutureExt as _;
 use sqlx::PgPool;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::applying::apply;
+use super::owners::Owners;
+use super::pending::{Body, Pending, Rest, Step, StepLimits};
+use super::reading::{Contents, read};
 use crate::clock::Clock;
-use crate::event_store::{Actor, Addressed, Attachment, CommandError, MessageStore};
-use crate::whatsapp::webhook::{StatusItem, StatusKind, WebhookItem, parse};
-use crate::whatsapp::{Channel, Reaction, reaction};
+use crate::event_store::{CommandError, MessageStore};
+use crate::lease;
+use crate::postgres::is_refusal;
 
 #[derive(Debug, Clone)]
 pub struct InterpreterConfig {
-    /// Bodies taken in one go.
-    pub batch_max: i64,
+    /// Bodies of one step.
+    pub batch_max: u32,
+    /// Bytes of bodies of one step; a single body may have more.
+    pub batch_bytes_max: u32,
+    /// Time from the beginning of a step that was not full to that of the next.
     pub poll: Duration,
     /// A body that failed so often is parked.
-    pub attempts_max: i32,
+    pub attempts_max: u32,
 }
 
-/// A body that is being interpreted is not taken by anybody else for this long.
-const LEASE_S: f64 = 15.0;
-/// How often waiting statuses are looked through while none is taken up.
-const WAITING_POLL: Duration = Duration::from_secs(1);
+const LEASE: &str = "webhook-interpreter";
+const LEASE_TTL: Duration = Duration::from_secs(5);
+/// How often the lease is renewed.
+const LEASE_RENEWAL: Duration = Duration::from_secs(1);
+/// How often waiting statuses are looked through, and bodies that failed in another process.
+const CHORES: Duration = Duration::from_secs(1);
 /// A status whose message is still not known after this belongs to another application that sends from the same number.
 const WAITING_MAX: TimeDelta = TimeDelta::hours(1);
 /// Waiting statuses taken up in one go.
 const WAITING_PAGE: i64 = 1000;
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// After so many failures in a row that seem to come from the surroundings, the bodies are suspected after all.
+const TROUBLES_MAX: u32 = 10;
 
-#[derive(Clone)]
 pub struct Interpreter {
     pub pool: PgPool,
     pub clock: Clock,
@@ -48,402 +62,274 @@ pub struct Interpreter {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum InterpretError {
+pub(super) enum InterpretError {
     #[error("the inbox could not be read or changed")]
     Database(#[from] sqlx::Error),
     #[error("a status could not be applied")]
-    Command(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Command(#[source] CommandError<MessageError>),
+    /// What it was is logged by the hook of the process.
+    #[error("the interpreter panicked")]
+    Panicked,
 }
 
-struct Body {
-    id: i64,
-    body: Vec<u8>,
-    verified_senders: Vec<Uuid>,
+impl InterpretError {
+    /// Is it about what was interpreted, and not about the surroundings?
+    fn blames_the_bodies(&self) -> bool {
+        match self {
+            Self::Database(error) => is_refusal(error),
+            Self::Command(CommandError::Unavailable(source)) => source.downcast_ref().is_some_and(is_refusal),
+            Self::Command(_) => false,
+            Self::Panicked => true,
+        }
+    }
+
+    fn reason(&self) -> String {
+        let mut reason = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            reason = format!("{reason}: {cause}");
+            source = cause.source();
+        }
+        reason
+    }
 }
 
-/// A status with where it came from.
-struct Located {
-    body_id: i64,
-    item: i32,
-    sender_id: SenderId,
-    tenant_id: TenantId,
-    status: StatusItem,
+/// A step with what its bodies hold.
+struct Taken {
+    step: Step,
+    contents: Result<Contents, InterpretError>,
+    /// Was there no room for more?
+    full: bool,
 }
 
-struct Parked {
-    body_id: i64,
-    item: Option<i32>,
-    reason: String,
-}
-
-/// The owner of a WhatsApp number.
-#[derive(Clone, Copy)]
-struct Owner {
-    sender_id: SenderId,
-    tenant_id: TenantId,
+/// What one process works with while it holds the lease.
+struct Work {
+    interpreter: Interpreter,
+    pending: Pending,
+    owners: Owners,
+    /// The next step, which was taken while the former was under way.
+    ahead: Option<Taken>,
+    /// May there be bodies that failed before?
+    failed: bool,
+    chores_at: Instant,
+    /// Steps in a row that failed for something in their surroundings.
+    troubles: u32,
 }
 
 impl Interpreter {
     /// Runs until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
+        let holder = Uuid::new_v4();
+        let pool = self.pool.clone();
+        let (tenure, current) = watch::channel(None);
+        tokio::select! {
+            () = hold_lease(&pool, holder, tenure) => {}
+            () = Work::new(self, holder).run(current, &shutdown) => {}
+        }
+        if let Err(error) = lease::release(&pool, LEASE, holder).await {
+            tracing::debug!(%error, "the interpreter's lease ends by itself");
+        }
+    }
+}
+
+/// Keeps the lease as long as it is polled. Each time that it is gained is another tenure.
+async fn hold_lease(pool: &PgPool, holder: Uuid, tenure: watch::Sender<Option<u64>>) {
+    let mut tenures = 0;
+    loop {
+        match lease::hold(pool, LEASE, holder, LEASE_TTL).await {
+            Ok(true) if tenure.borrow().is_none() => {
+                tenures += 1;
+                tenure.send_replace(Some(tenures));
+            }
+            Ok(true) => {}
+            Ok(false) => drop(tenure.send_replace(None)),
+            // Nothing is taken when the lease has run out, whatever is believed here.
+            Err(error) => tracing::debug!(%error, "the interpreter's lease could not be renewed"),
+        }
+        tokio::time::sleep(LEASE_RENEWAL).await;
+    }
+}
+
+impl Work {
+    fn new(interpreter: Interpreter, holder: Uuid) -> Self {
+        let pool = interpreter.pool.clone();
+        let attempts_max = i32::try_from(interpreter.config.attempts_max).unwrap_or(i32::MAX);
+        Self {
+            pending: Pending { pool: pool.clone(), holder, lease: LEASE, attempts_max },
+            owners: Owners::new(pool),
+            interpreter,
+            ahead: None,
+            failed: true,
+            chores_at: Instant::now(),
+            troubles: 0,
+        }
+    }
+
+    async fn run(mut self, mut tenure: watch::Receiver<Option<u64>>, shutdown: &CancellationToken) {
+        let mut recovered = None;
         let mut failing = false;
-        let mut look_at_waiting = tokio::time::interval(WAITING_POLL);
-        look_at_waiting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            let waiting_is_due = look_at_waiting.tick().now_or_never().is_some();
+        while !shutdown.is_cancelled() {
+            let current = *tenure.borrow_and_update();
+            if current.is_none() {
+                tokio::select! {
+                    _ = tenure.changed() => continue,
+                    () = shutdown.cancelled() => break,
+                }
+            }
+            let started = Instant::now();
             let turn = async {
-                let bodies = self.interpret_pending().await?;
-                let waiting = waiting_is_due && self.apply_waiting().await?;
-                Ok::<bool, InterpretError>(bodies || waiting)
-            };
-            let pause = match turn.await {
-                Ok(more) => {
-                    failing = false;
-                    if more { Duration::ZERO } else { self.config.poll }
+                if recovered != current {
+                    self.ahead = None;
+                    self.pending.recover(self.interpreter.clock.now()).await?;
+                    self.failed = true;
+                    recovered = current;
                 }
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(error = &error as &dyn std::error::Error, "webhooks wait; trying again");
-                    }
-                    Duration::from_millis(500)
-                }
+                self.turn().await
             };
+            let turned = turn.await;
+            let pause = match &turned {
+                Ok(true) => Duration::ZERO,
+                Ok(false) => self.interpreter.config.poll.saturating_sub(started.elapsed()),
+                Err(_) => RETRY_PAUSE,
+            };
+            let failed_before = std::mem::replace(&mut failing, turned.is_err());
+            if let Err(error) = turned
+                && !failed_before
+            {
+                tracing::warn!(error = &error as &dyn std::error::Error, "webhooks wait; trying again");
+            }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => {}
             }
         }
+        self.give_back_ahead().await;
     }
 
-    /// `true` if there may be more.
-    async fn interpret_pending(&self) -> Result<bool, InterpretError> {
-        let bodies = self.take().await?;
-        if bodies.is_empty() {
-            return Ok(false);
+    async fn give_back_ahead(&mut self) {
+        let Some(ahead) = self.ahead.take() else { return };
+        if let Err(error) = self.pending.give_back(&ahead.step).await {
+            tracing::debug!(%error, "bodies that were taken come again by themselves");
         }
-        let interpreted = self.interpret(&bodies).await;
-        if interpreted.is_err() {
-            self.give_back(&bodies).await?;
-        }
-        interpreted.map(|()| true)
     }
 
-    async fn interpret(&self, bodies: &[Body]) -> Result<(), InterpretError> {
-        let owners = self.owners().await?;
-        let mut located = Vec::new();
-        let mut parked = Vec::new();
-        for body in bodies {
-            locate(body, &owners, &mut located, &mut parked);
+    /// `true` if there is more to do at once.
+    async fn turn(&mut self) -> Result<bool, InterpretError> {
+        let mut more = false;
+        if self.chores_at <= Instant::now() {
+            self.chores_at = Instant::now() + CHORES;
+            self.failed = true;
+            let since_min = self.interpreter.clock.now() - WAITING_MAX;
+            more |= self.pending.take_up_waiting(since_min, WAITING_PAGE).await?;
         }
-        self.apply(located, &mut parked).await?;
-        let ids: Vec<i64> = bodies.iter().map(|body| body.id).collect();
-        let mut tx = self.pool.begin().await?;
-        for item in parked {
-            park_in_tx(&mut tx, &item, self.clock.now()).await?;
-        }
-        sqlx::query!("DELETE FROM webhook_pending WHERE body_id = ANY($1)", &ids).execute(&mut *tx).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    /// The store was in trouble, not the bodies: they come again at once, and it does not count against them.
-    async fn give_back(&self, bodies: &[Body]) -> Result<(), sqlx::Error> {
-        let ids: Vec<i64> = bodies.iter().map(|body| body.id).collect();
-        sqlx::query!(
-            "UPDATE webhook_pending SET not_before = '-infinity', attempts = attempts - 1 WHERE body_id = ANY($1)",
-            &ids
-        )
-        .execute(&self.pool)
-        .await?;
-        Ok(())
-    }
-
-    /// The next bodies, under a short lease. One that was taken too often is parked instead: something about it ends
-    /// the process, or the database refuses it.
-    async fn take(&self) -> Result<Vec<Body>, sqlx::Error> {
-        let mut tx = self.pool.begin().await?;
-        let given_up = sqlx::query_scalar!(
-            "DELETE FROM webhook_pending WHERE attempts >= $1 AND not_before <= clock_timestamp() RETURNING body_id",
-            self.config.attempts_max,
-        )
-        .fetch_all(&mut *tx)
-        .await?;
-        for body_id in given_up {
-            let reason = format!("could not be interpreted in {} attempts", self.config.attempts_max);
-            park_in_tx(&mut tx, &Parked { body_id, item: None, reason }, self.clock.now()).await?;
-        }
-        tx.commit().await?;
-        let rows = sqlx::query!(
-            "WITH due AS (
-                 SELECT body_id FROM webhook_pending WHERE not_before <= clock_timestamp()
-                 ORDER BY body_id LIMIT $1 FOR UPDATE SKIP LOCKED
-             ), taken AS (
-                 UPDATE webhook_pending p
-                 SET not_before = clock_timestamp() + make_interval(secs => $2), attempts = attempts + 1
-                 FROM due WHERE p.body_id = due.body_id RETURNING p.body_id
-             )
-             SELECT b.id, b.body, b.verified_senders FROM taken JOIN webhook_bodies b ON b.id = taken.body_id
-             ORDER BY b.id",
-            self.config.batch_max,
-            LEASE_S,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| Body { id: row.id, body: row.body, verified_senders: row.verified_senders })
-            .collect())
-    }
-
-    async fn owners(&self) -> Result<HashMap<String, Owner>, sqlx::Error> {
-        let rows = sqlx::query!("SELECT id, tenant_id, phone_number_id FROM senders").fetch_all(&self.pool).await?;
-        Ok(rows
-            .into_iter()
-            .map(|row| {
-                let owner = Owner { sender_id: SenderId(row.id), tenant_id: TenantId(row.tenant_id) };
-                (row.phone_number_id, owner)
-            })
-            .collect())
-    }
-
-    /// Applies statuses in one batch; what cannot be applied goes to `parked`.
-    async fn apply(&self, located: Vec<Located>, parked: &mut Vec<Parked>) -> Result<(), InterpretError> {
-        let known = self.messages_of(&located).await?;
-        let mut commands = Vec::with_capacity(located.len());
-        let mut of_command = Vec::with_capacity(located.len());
-        let mut waiting = Vec::new();
-        for status in located {
-            let key = (status.sender_id.0, status.status.wamid.clone());
-            let message = status.status.callback.map(|id| id.0).or_else(|| known.get(&key).copied());
-            match (message, command_for(&status.status)) {
-                (_, None) => {}
-                (None, Some(_)) => waiting.push(status),
-                (Some(message), Some(command)) => {
-                    commands.push(self.address(&status, message, command));
-                    of_command.push((status.body_id, status.item, status.status.callback.is_some()));
-                }
-            }
-        }
-        self.wait_for_message(waiting).await?;
-        let answers = self.messages.execute_many(commands).await;
-        for ((body_id, item, by_callback), answer) in of_command.into_iter().zip(answers) {
-            match answer {
-                Ok(_) => {}
-                // Another application sends from the same number, with ids of its own.
-                Err(CommandError::Refused(MessageError::NotFound)) if by_callback => {
-                    tracing::debug!(body.id = body_id, "a status names a message that is not ours");
-                }
-                Err(CommandError::Refused(refusal)) => {
-                    parked.push(Parked { body_id, item: Some(item), reason: refusal.to_string() });
-                }
-                Err(error @ (CommandError::Unreadable { .. } | CommandError::Poisoned(_))) => {
-                    parked.push(Parked { body_id, item: Some(item), reason: error.to_string() });
-                }
-                Err(error) => return Err(InterpretError::Command(Box::new(error))),
-            }
-        }
-        Ok(())
-    }
-
-    fn address(&self, status: &Located, message: Uuid, command: MessageCommand) -> Addressed<MessageCommand> {
-        let envelope = CommandEnvelope::new(status.tenant_id, self.clock.now(), command);
-        let known_by = Attachment::ProviderMessage {
-            sender_id: status.sender_id.0,
-            wamid: status.status.wamid.clone(),
-            at: self.clock.now(),
+        let taken = match self.ahead.take() {
+            Some(taken) => Some(taken),
+            None => self.take(None).await?,
         };
-        Addressed::new(MessageId(message), envelope, Actor::Engine("webhooks")).with(known_by)
+        if let Some(taken) = taken {
+            more |= taken.full;
+            self.interpret_with_look_ahead(taken).await?;
+        }
+        // After the others, so that what fails for ever does not keep them from their turn.
+        if self.failed {
+            self.failed = self.interpret_failed().await?;
+        }
+        Ok(more || self.failed)
     }
 
-    async fn messages_of(&self, located: &[Located]) -> Result<HashMap<(Uuid, String), Uuid>, sqlx::Error> {
-        let (senders, wamids): (Vec<Uuid>, Vec<String>) = located
-            .iter()
-            .filter(|status| status.status.callback.is_none())
-            .map(|status| (status.sender_id.0, status.status.wamid.clone()))
-            .unzip();
-        if senders.is_empty() {
-            return Ok(HashMap::new());
+    async fn interpret_with_look_ahead(&mut self, taken: Taken) -> Result<(), InterpretError> {
+        if !taken.full {
+            let interpreted = self.interpret(taken).await;
+            return self.note(interpreted);
         }
-        let rows = sqlx::query!(
-            r#"SELECT p.sender_id, p.wamid, p.message_id AS "message_id!"
-               FROM provider_messages p JOIN unnest($1::uuid[], $2::text[]) AS t(sender_id, wamid)
-                 ON p.sender_id = t.sender_id AND p.wamid = t.wamid
-               WHERE p.message_id IS NOT NULL"#,
-            &senders,
-            &wamids,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        Ok(rows.into_iter().map(|row| ((row.sender_id, row.wamid), row.message_id)).collect())
+        let under_way = taken.step.clone();
+        let (interpreted, ahead) = tokio::join!(self.interpret(taken), self.take(Some(&under_way)));
+        // What went wrong there goes wrong again when its turn comes.
+        self.ahead = ahead.unwrap_or_default();
+        self.note(interpreted)
     }
 
-    /// Leaves statuses at the row where their message will be known; the row is created here if the dispatcher has
-    /// not created it yet.
-    async fn wait_for_message(&self, mut waiting: Vec<Located>) -> Result<(), sqlx::Error> {
-        if waiting.is_empty() {
-            return Ok(());
-        }
-        // In the order in which appends write the same rows, so that the two cannot deadlock.
-        waiting.sort_by(|a, b| (a.sender_id, &a.status.wamid).cmp(&(b.sender_id, &b.status.wamid)));
-        let now = self.clock.now();
-        let mut tx = self.pool.begin().await?;
-        for status in &waiting {
-            sqlx::query!(
-                "INSERT INTO provider_messages (sender_id, wamid, created_at) VALUES ($1, $2, $3)
-                 ON CONFLICT (sender_id, wamid) DO NOTHING",
-                status.sender_id.0,
-                status.status.wamid,
-                now,
-            )
-            .execute(&mut *tx)
-            .await?;
-            let stored = serde_json::to_value(&status.status).expect("a status has a JSON form");
-            sqlx::query!(
-                "INSERT INTO webhook_waiting (sender_id, wamid, body_id, item, status, waiting_since)
-                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-                status.sender_id.0,
-                status.status.wamid,
-                status.body_id,
-                status.item,
-                stored,
-                now,
-            )
-            .execute(&mut *tx)
-            .await?;
-        }
-        tx.commit().await
-    }
-
-    /// Takes up statuses whose message is known by now, and gives up those that nobody will ever name. `true` if there
-    /// may be more.
-    async fn apply_waiting(&self) -> Result<bool, InterpretError> {
-        sqlx::query!("DELETE FROM webhook_waiting WHERE waiting_since < $1", self.clock.now() - WAITING_MAX)
-            .execute(&self.pool)
-            .await?;
-        let rows = sqlx::query!(
-            r#"SELECT w.sender_id, w.wamid, w.body_id, w.item, w.status, s.tenant_id, p.message_id AS "message_id!"
-               FROM webhook_waiting w
-               JOIN provider_messages p ON p.sender_id = w.sender_id AND p.wamid = w.wamid
-               JOIN senders s ON s.id = w.sender_id
-               WHERE p.message_id IS NOT NULL ORDER BY w.body_id, w.item LIMIT $1"#,
-            WAITING_PAGE,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        if rows.is_empty() {
-            return Ok(false);
-        }
-        let (bodies, items): (Vec<i64>, Vec<i32>) = rows.iter().map(|row| (row.body_id, row.item)).unzip();
-        let mut located = Vec::new();
-        let mut parked = Vec::new();
-        for row in rows {
-            match serde_json::from_value::<StatusItem>(row.status) {
-                Ok(mut status) => {
-                    status.callback = Some(MessageId(row.message_id));
-                    let (sender_id, tenant_id) = (SenderId(row.sender_id), TenantId(row.tenant_id));
-                    located.push(Located { body_id: row.body_id, item: row.item, sender_id, tenant_id, status });
-                }
-                Err(error) => parked.push(Parked {
-                    body_id: row.body_id,
-                    item: Some(row.item),
-                    reason: format!("the waiting status cannot be read: {error}"),
-                }),
+    fn note(&mut self, interpreted: Result<bool, InterpretError>) -> Result<(), InterpretError> {
+        match interpreted {
+            Ok(done) => {
+                self.failed |= !done;
+                self.troubles = 0;
+                Ok(())
             }
-        }
-        self.apply(located, &mut parked).await?;
-        let mut tx = self.pool.begin().await?;
-        for item in parked {
-            park_in_tx(&mut tx, &item, self.clock.now()).await?;
-        }
-        sqlx::query!(
-            "DELETE FROM webhook_waiting w USING unnest($1::bigint[], $2::integer[]) AS t(body_id, item)
-             WHERE w.body_id = t.body_id AND w.item = t.item",
-            &bodies,
-            &items,
-        )
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(true)
-    }
-}
-
-/// Splits a body into statuses that may be believed and items that have to be parked.
-fn locate(body: &Body, owners: &HashMap<String, Owner>, located: &mut Vec<Located>, parked: &mut Vec<Parked>) {
-    let items = match parse(&body.body) {
-        Ok(items) => items,
-        Err(error) => {
-            parked.push(Parked { body_id: body.id, item: None, reason: error.to_string() });
-            return;
-        }
-    };
-    for (item, index) in items.into_iter().zip(0..) {
-        match item {
-            WebhookItem::Status(status) => match owners.get(&status.phone_number_id) {
-                // One sender's secret never speaks for another's number.
-                Some(owner) if body.verified_senders.contains(&owner.sender_id.0) => located.push(Located {
-                    body_id: body.id,
-                    item: index,
-                    sender_id: owner.sender_id,
-                    tenant_id: owner.tenant_id,
-                    status,
-                }),
-                Some(_) => parked.push(Parked {
-                    body_id: body.id,
-                    item: Some(index),
-                    reason: "foreign: signed with the secret of another number".to_owned(),
-                }),
-                None => parked.push(Parked {
-                    body_id: body.id,
-                    item: Some(index),
-                    reason: "foreign: no sender has this phone number id".to_owned(),
-                }),
-            },
-            WebhookItem::Inbound { .. } | WebhookItem::Other { .. } => {}
-            WebhookItem::Unreadable { reason, .. } => {
-                parked.push(Parked { body_id: body.id, item: Some(index), reason: reason.to_string() });
+            Err(error) => {
+                self.troubles += 1;
+                Err(error)
             }
         }
     }
-}
 
-fn command_for(status: &StatusItem) -> Option<MessageCommand> {
-    let (at, pricing) = (status.at, status.pricing.clone());
-    match &status.status {
-        StatusKind::Sent => Some(MessageCommand::MarkSent { attempt: None, acceptance: Acceptance::Accepted, at }),
-        StatusKind::Delivered => Some(MessageCommand::MarkDelivered { at, pricing }),
-        StatusKind::Read => Some(MessageCommand::MarkRead { at, pricing }),
-        StatusKind::Failed => {
-            let code = status.errors.first().copied();
-            let class = match code.map(|code| reaction(code, Channel::Status)) {
-                Some(Reaction::Fail(class)) => class,
-                Some(Reaction::StallSender | Reaction::StallTemplate) => FailureClass::Configuration,
-                // A message that failed after it was accepted is not sent again by this release.
-                Some(Reaction::Retry { .. } | Reaction::Ambiguous) | None => FailureClass::Permanent,
-            };
-            Some(MessageCommand::MarkFailed { code: code.unwrap_or_default(), class, at })
+    /// The next step, already read; `None` if nothing is pending.
+    async fn take(&self, under_way: Option<&Step>) -> Result<Option<Taken>, InterpretError> {
+        let config = &self.interpreter.config;
+        let (bodies, bytes) = (i64::from(config.batch_max), i64::from(config.batch_bytes_max));
+        let (step, taken) = self.pending.take(StepLimits { bodies, bytes }, under_way).await?;
+        if taken.is_empty() {
+            return Ok(None);
         }
-        StatusKind::Other(_) => None,
+        let taken_bytes: usize = taken.iter().map(|body| body.body.len()).sum();
+        let full = taken.len() >= usize::try_from(bodies).unwrap_or(usize::MAX)
+            || taken_bytes >= usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok(Some(Taken { step, contents: self.read(&taken).await, full }))
     }
-}
 
-async fn park_in_tx(
-    connection: &mut sqlx::PgConnection,
-    parked: &Parked,
-    now: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let reference = match parked.item {
-        Some(item) => format!("{}/{item}", parked.body_id),
-        None => parked.body_id.to_string(),
-    };
-    tracing::warn!(webhook = %reference, reason = %parked.reason, "a webhook item is parked");
-    sqlx::query!(
-        "INSERT INTO dead_letters (source, reference, reason, parked_at) VALUES ('webhook', $1, $2, $3)",
-        reference,
-        parked.reason,
-        now,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    /// One of the bodies that failed before; `false` if there is none.
+    async fn interpret_failed(&mut self) -> Result<bool, InterpretError> {
+        let Some((step, body)) = self.pending.take_failed().await? else { return Ok(false) };
+        let contents = self.read(std::slice::from_ref(&body)).await;
+        let interpreted = self.interpret(Taken { step, contents, full: false }).await;
+        self.note(interpreted).map(|()| true)
+    }
+
+    async fn read(&self, bodies: &[Body]) -> Result<Contents, InterpretError> {
+        let owners = self.owners.recent().await?;
+        let attempt = |owners| {
+            std::panic::catch_unwind(AssertUnwindSafe(|| read(bodies, owners))).map_err(|_| InterpretError::Panicked)
+        };
+        let contents = attempt(&owners)?;
+        if !contents.has_unknown_number {
+            return Ok(contents);
+        }
+        // It may have been added a moment ago.
+        attempt(&*self.owners.read().await?)
+    }
+
+    /// Applies a step and ends it. `false` if something about its bodies made it fail, which is counted. Trouble of the
+    /// surroundings is an error and is not counted, unless it never ends while the inbox itself can be changed.
+    async fn interpret(&self, taken: Taken) -> Result<bool, InterpretError> {
+        let step = taken.step;
+        let interpreted = match taken.contents {
+            Ok(contents) => {
+                let applied = AssertUnwindSafe(self.apply(&step, contents)).catch_unwind().await;
+                applied.unwrap_or(Err(InterpretError::Panicked))
+            }
+            Err(error) => Err(error),
+        };
+        match interpreted {
+            Ok(()) => Ok(true),
+            Err(error) if error.blames_the_bodies() || self.troubles >= TROUBLES_MAX => {
+                self.pending.fail(&step, &error.reason(), self.interpreter.clock.now()).await?;
+                Ok(false)
+            }
+            Err(error) => {
+                self.pending.give_back(&step).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn apply(&self, step: &Step, contents: Contents) -> Result<(), InterpretError> {
+        let Interpreter { pool, messages, clock, .. } = &self.interpreter;
+        let now = clock.now();
+        let mut rest = Rest { parked: contents.parked, waiting: Vec::new(), inbound: contents.inbound };
+        if !contents.located.is_empty() {
+            apply(pool, messages, contents.located, now, &mut rest).await?;
+        }
+        self.pending.end(step, rest, now).await?;
+        Ok(())
+    }
 }

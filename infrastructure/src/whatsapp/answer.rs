@@ -6,9 +6,8 @@ use domain::message::{Acceptance, FailureClass};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
-use super::reactions::{
-    Channel, RETRY_AFTER_MAX, Reaction, RetryScope, STALLED_RETRY_AFTER, Stall, reaction, refused_unprocessed,
-};
+use super::reactions::{Channel, Reaction, RetryScope, Stall, reaction, refused_unprocessed};
+use super::retry_ladder::{RetryLadder, Rung};
 use super::{WAMID_BYTES_MAX, without_nul};
 
 /// What became of one call.
@@ -61,14 +60,14 @@ impl UnknownReason {
 }
 
 /// The outcome that an answer states. `advised` is the wait that its headers ask for.
-pub(super) fn outcome(http_status: u16, advised: Option<Duration>, body: &[u8]) -> SendOutcome {
+pub(super) fn outcome(ladder: &RetryLadder, http_status: u16, advised: Option<Duration>, body: &[u8]) -> SendOutcome {
     // An unreadable body says as much as none.
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     match http_status {
         200..=299 => accepted(&body),
         400..=599 => match error_code(&body) {
-            Some(code) => refused(http_status, code, advised),
-            None => without_envelope(http_status, advised),
+            Some(code) => refused(ladder, http_status, code, advised),
+            None => without_envelope(ladder, http_status, advised),
         },
         _ => UnknownReason::UnclearStatus { http_status }.into_outcome(),
     }
@@ -96,7 +95,7 @@ fn error_code(body: &Value) -> Option<i32> {
     i32::try_from(code).ok()
 }
 
-fn refused(http_status: u16, code: i32, advised: Option<Duration>) -> SendOutcome {
+fn refused(ladder: &RetryLadder, http_status: u16, code: i32, advised: Option<Duration>) -> SendOutcome {
     let reaction = reaction(code, Channel::Answer);
     let stall = reaction.stall();
     // A 5xx may come after the message was accepted. Only the rate limits are known to be checked before.
@@ -104,13 +103,13 @@ fn refused(http_status: u16, code: i32, advised: Option<Duration>) -> SendOutcom
         return SendOutcome::Unknown { why: UnknownReason::AmbiguousCode { code }, stall };
     }
     match reaction {
-        Reaction::Retry { after, scope } => {
-            SendOutcome::Deferred { code, after: longer(after, scope, advised), scope, stall }
+        Reaction::Retry { rung, scope } => {
+            SendOutcome::Deferred { code, after: ladder.first(rung, scope, advised), scope, stall }
         }
         Reaction::Fail(class) => SendOutcome::Refused { code, class, stall },
         Reaction::Ambiguous => UnknownReason::AmbiguousCode { code }.into_outcome(),
         Reaction::StallSender => {
-            SendOutcome::Deferred { code, after: STALLED_RETRY_AFTER, scope: RetryScope::Contact, stall }
+            SendOutcome::Deferred { code, after: ladder.stalled, scope: RetryScope::Contact, stall }
         }
         Reaction::StallTemplate => SendOutcome::Refused { code, class: FailureClass::Configuration, stall },
     }
@@ -118,24 +117,16 @@ fn refused(http_status: u16, code: i32, advised: Option<Duration>) -> SendOutcom
 
 /// An error that is not WhatsApp's own: of a proxy, a firewall, a wrong address. Its HTTP status serves as the code;
 /// WhatsApp has no codes from 400 to 499.
-fn without_envelope(http_status: u16, advised: Option<Duration>) -> SendOutcome {
+fn without_envelope(ladder: &RetryLadder, http_status: u16, advised: Option<Duration>) -> SendOutcome {
     let code = i32::from(http_status);
     match http_status {
         // 408: the request may have been read in part by whoever answers.
         408 | 500.. => UnknownReason::UnclearStatus { http_status }.into_outcome(),
         429 => {
-            let (after, scope) = (Duration::from_secs(1), RetryScope::Sender);
-            SendOutcome::Deferred { code, after: longer(after, scope, advised), scope, stall: None }
+            let scope = RetryScope::Sender;
+            SendOutcome::Deferred { code, after: ladder.first(Rung::SenderRate, scope, advised), scope, stall: None }
         }
         _ => SendOutcome::Refused { code, class: FailureClass::Configuration, stall: None },
-    }
-}
-
-/// The advice of the headers is about rates, so it does not lengthen the wait of a single contact.
-fn longer(after: Duration, scope: RetryScope, advised: Option<Duration>) -> Duration {
-    match (scope, advised) {
-        (RetryScope::Sender | RetryScope::Account, Some(advised)) => after.max(advised).min(RETRY_AFTER_MAX),
-        _ => after,
     }
 }
 
@@ -166,7 +157,7 @@ mod tests {
     use super::*;
 
     fn answer(http_status: u16, body: &str) -> SendOutcome {
-        outcome(http_status, None, body.as_bytes())
+        outcome(&RetryLadder::default(), http_status, None, body.as_bytes())
     }
 
     fn error(code: i32) -> String {
@@ -215,7 +206,7 @@ mod tests {
             answer(401, &error(190)),
             SendOutcome::Deferred {
                 code: 190,
-                after: STALLED_RETRY_AFTER,
+                after: RetryLadder::default().stalled,
                 scope: RetryScope::Contact,
                 stall: Some(Stall::Sender)
             }
@@ -258,13 +249,17 @@ mod tests {
 
     #[test]
     fn the_headers_advice_lengthens_the_wait_of_a_sender_within_bounds() {
-        let wait = |code, advised| match outcome(429, Some(Duration::from_secs(advised)), error(code).as_bytes()) {
-            SendOutcome::Deferred { after, .. } => after.as_secs(),
-            other => panic!("{other:?}"),
+        let ladder = RetryLadder::default();
+        let wait = |code, advised| {
+            let advised = Some(Duration::from_secs(advised));
+            match outcome(&ladder, 429, advised, error(code).as_bytes()) {
+                SendOutcome::Deferred { after, .. } => after.as_secs(),
+                other => panic!("{other:?}"),
+            }
         };
         assert_eq!(wait(130429, 30), 30);
         assert_eq!(wait(80007, 30), 60);
-        assert_eq!(wait(80007, 999_999), RETRY_AFTER_MAX.as_secs());
+        assert_eq!(wait(80007, 999_999), ladder.wait_max.as_secs());
         assert_eq!(wait(131056, 30), 1);
     }
 

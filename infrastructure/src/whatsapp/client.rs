@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::answer::{self, SendOutcome, UnknownReason};
+use super::retry_ladder::RetryLadder;
 
 /// WhatsApp's own address; a sender may have another one for stand-ins.
 pub const DEFAULT_BASE_URL: &str = "https://graph.facebook.com";
@@ -38,6 +39,8 @@ pub struct ClientConfig {
     pub pool_idle_connections_max: usize,
     /// How often a silent connection is probed. Default 10 s.
     pub tcp_keepalive: Duration,
+    /// How long a refusal asks to wait.
+    pub retries: RetryLadder,
 }
 
 impl Default for ClientConfig {
@@ -50,6 +53,7 @@ impl Default for ClientConfig {
             pool_idle_timeout: Duration::from_secs(15),
             pool_idle_connections_max: 512,
             tcp_keepalive: Duration::from_secs(10),
+            retries: RetryLadder::default(),
         }
     }
 }
@@ -155,6 +159,11 @@ impl WhatsAppClient {
         Ok(Self { http, config: Arc::new(config) })
     }
 
+    /// The ladder by which outcomes were given their first waits, for the further ones.
+    pub fn retries(&self) -> &RetryLadder {
+        &self.config.retries
+    }
+
     /// Builds the whole request, so that nothing can fail any more between the mark in the call journal and the call.
     pub fn prepare(&self, request: &SendRequest<'_>) -> Result<PreparedCall, PrepareError> {
         let url = self.url(request)?;
@@ -183,7 +192,7 @@ impl WhatsAppClient {
         let http_status = response.status().as_u16();
         let advised = answer::advised_wait(response.headers());
         match read_bounded(response, self.config.response_bytes_max).await {
-            Ok(Some(body)) => answer::outcome(http_status, advised, &body),
+            Ok(Some(body)) => answer::outcome(&self.config.retries, http_status, advised, &body),
             Ok(None) => UnknownReason::AnswerTooLarge.into_outcome(),
             Err(error) => broken_call(&error),
         }

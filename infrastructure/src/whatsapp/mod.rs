@@ -7,12 +7,14 @@
 mod answer;
 pub mod client;
 pub mod reactions;
+mod retry_ladder;
 pub mod signature;
 pub mod webhook;
 
 pub use answer::{SendOutcome, UnknownReason};
 pub use client::{ClientConfig, ClientError, PrepareError, PreparedCall, SendRequest, WhatsAppClient};
 pub use reactions::{Channel, Reaction, RetryScope, Stall, reaction};
+pub use retry_ladder::{RetryLadder, Rung};
 
 /// WhatsApp promises no bound for its message ids. Ours is far above what is seen and below what an index row holds.
 pub const WAMID_BYTES_MAX: usize = 1024;

@@ -4,13 +4,13 @@
 //! whether the message may have been accepted all the same; a status says plainly that it failed, so that there a
 //! retry cannot reach a person twice. The codes decide, not the HTTP status: the same code is seen with several.
 //!
-//! The codes and their meanings are Meta's. Of the waits, Meta gives the powers of four of 131056, the ten minutes of
-//! 134101 and the minute of 131057; the others are this project's proposals.
+//! The codes and their meanings are Meta's. How long a wait is, is configuration: see [`RetryLadder`](super::retry_ladder::RetryLadder).
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use domain::message::FailureClass;
+
+use super::retry_ladder::Rung;
 
 /// How a code reached us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub enum Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reaction {
     /// The message may be sent again after the wait, and what `scope` names is left alone until then.
-    Retry { after: Duration, scope: RetryScope },
+    Retry { rung: Rung, scope: RetryScope },
     /// This message has failed for good.
     Fail(FailureClass),
     /// The message may have been accepted.
@@ -65,24 +65,6 @@ impl Reaction {
             Self::Retry { .. } | Self::Fail(_) | Self::Ambiguous => None,
         }
     }
-}
-
-/// The longest wait that a refusal can ask for, whatever WhatsApp advises.
-pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-/// When a message that met a stalled sender falls due again. Short, because what holds it back is the stall, which ends
-/// when a person ends it; a long wait would go on after that.
-pub const STALLED_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// How often a `failed` status may bring a message back. More would ask for the same refusal again.
-pub const STATUS_RETRIES_MAX: u32 = 1;
-
-/// The wait after one more refusal, when `earlier` refusals of this kind went before it. Meta asks for powers of four
-/// where one contact got too many messages; the others double.
-pub fn grown_wait(first: Duration, scope: RetryScope, earlier: u32) -> Duration {
-    let factor: u32 = match scope {
-        RetryScope::Contact => 4,
-        RetryScope::Template | RetryScope::Sender | RetryScope::Account => 2,
-    };
-    first.saturating_mul(factor.saturating_pow(earlier)).min(RETRY_AFTER_MAX)
 }
 
 /// What to do about this code. Unknown codes fail, so that nothing is retried without a bound.
@@ -125,17 +107,17 @@ const STALL_SENDER: Reaction = Reaction::StallSender;
 const STALL_TEMPLATE: Reaction = Reaction::StallTemplate;
 const AMBIGUOUS: Reaction = Reaction::Ambiguous;
 
-const fn retry(seconds: u64, scope: RetryScope) -> Reaction {
-    Reaction::Retry { after: Duration::from_secs(seconds), scope }
+const fn retry(rung: Rung, scope: RetryScope) -> Reaction {
+    Reaction::Retry { rung, scope }
 }
 
-const ACCOUNT_RATE: Reaction = retry(60, RetryScope::Account);
-const SENDER_RATE: Reaction = retry(1, RetryScope::Sender);
-const PAIR_RATE: Reaction = retry(1, RetryScope::Contact);
-const MAINTENANCE: Reaction = retry(90, RetryScope::Sender);
-const TEMPLATE_SYNC: Reaction = retry(600, RetryScope::Template);
+const ACCOUNT_RATE: Reaction = retry(Rung::AccountRate, RetryScope::Account);
+const SENDER_RATE: Reaction = retry(Rung::SenderRate, RetryScope::Sender);
+const PAIR_RATE: Reaction = retry(Rung::PairRate, RetryScope::Contact);
+const MAINTENANCE: Reaction = retry(Rung::Maintenance, RetryScope::Sender);
+const TEMPLATE_SYNC: Reaction = retry(Rung::TemplateSync, RetryScope::Template);
 /// For trouble on WhatsApp's side that a status reports: the message failed, and a little later it may pass.
-const ONCE_MORE: Reaction = retry(120, RetryScope::Contact);
+const ONCE_MORE: Reaction = retry(Rung::Trouble, RetryScope::Contact);
 
 /// The same in both channels.
 const fn row(code: i32, meaning: &'static str, reaction: Reaction) -> Row {

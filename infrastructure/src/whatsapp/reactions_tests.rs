@@ -1,4 +1,5 @@
 use super::*;
+use crate::whatsapp::retry_ladder::RetryLadder;
 
 const ANSWER: Channel = Channel::Answer;
 const STATUS: Channel = Channel::Status;
@@ -83,7 +84,8 @@ const EXPECTED: &[(i32, &str, &str)] = &[
 
 fn in_words(reaction: Reaction) -> String {
     match reaction {
-        Reaction::Retry { after, scope } => {
+        Reaction::Retry { rung, scope } => {
+            let after = RetryLadder::default().first(rung, scope, None);
             let scope = match scope {
                 RetryScope::Contact => "contact",
                 RetryScope::Template => "template",
@@ -141,13 +143,4 @@ fn what_is_known_to_be_unprocessed_is_retried() {
     for code in unprocessed {
         assert!(matches!(reaction(code, ANSWER), Reaction::Retry { .. }), "{code}");
     }
-}
-
-#[test]
-fn waits_grow_by_powers_and_stay_bounded() {
-    let second = Duration::from_secs(1);
-    let waits = |scope| (0..5).map(move |earlier| grown_wait(second, scope, earlier).as_secs()).collect::<Vec<_>>();
-    assert_eq!(waits(RetryScope::Contact), [1, 4, 16, 64, 256]);
-    assert_eq!(waits(RetryScope::Sender), [1, 2, 4, 8, 16]);
-    assert_eq!(grown_wait(second, RetryScope::Contact, u32::MAX), RETRY_AFTER_MAX);
 }

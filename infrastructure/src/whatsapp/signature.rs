@@ -8,18 +8,31 @@ use sha2::Sha256;
 const PREFIX: &str = "sha256=";
 const DIGEST_BYTES: usize = 32;
 
-/// Does `header` (the value of `X-Hub-Signature-256`) sign this body? Compares in constant time. An empty secret
-/// verifies nothing, for anybody could sign with it.
-pub fn verify(app_secret: &str, header: &str, body: &[u8]) -> bool {
-    let Some(claimed) = header.strip_prefix(PREFIX).and_then(decode) else {
-        return false;
-    };
-    !app_secret.is_empty() && keyed(app_secret, body).verify_slice(&claimed).is_ok()
+/// An app secret, ready to verify signatures.
+#[derive(Clone)]
+pub struct Verifier {
+    /// `None`: an empty secret verifies nothing, for anybody could sign with it.
+    mac: Option<Hmac<Sha256>>,
+}
+
+impl Verifier {
+    pub fn new(app_secret: &str) -> Self {
+        Self { mac: (!app_secret.is_empty()).then(|| keyed(app_secret)) }
+    }
+
+    /// Does `header` (the value of `X-Hub-Signature-256`) sign this body? Compares in constant time.
+    pub fn verify(&self, header: &str, body: &[u8]) -> bool {
+        let Some(claimed) = header.strip_prefix(PREFIX).and_then(decode) else {
+            return false;
+        };
+        let Some(mac) = &self.mac else { return false };
+        mac.clone().chain_update(body).verify_slice(&claimed).is_ok()
+    }
 }
 
 /// The header value that signs this body.
 pub fn sign(app_secret: &str, body: &[u8]) -> String {
-    let digest = keyed(app_secret, body).finalize().into_bytes();
+    let digest = keyed(app_secret).chain_update(body).finalize().into_bytes();
     let mut header = String::with_capacity(PREFIX.len() + 2 * DIGEST_BYTES);
     header.push_str(PREFIX);
     for byte in digest {
@@ -31,10 +44,8 @@ pub fn sign(app_secret: &str, body: &[u8]) -> String {
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-fn keyed(app_secret: &str, body: &[u8]) -> Hmac<Sha256> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(app_secret.as_bytes()).expect("HMAC takes a key of any length");
-    mac.update(body);
-    mac
+fn keyed(app_secret: &str) -> Hmac<Sha256> {
+    Hmac::<Sha256>::new_from_slice(app_secret.as_bytes()).expect("HMAC takes a key of any length")
 }
 
 fn decode(hex: &str) -> Option<[u8; DIGEST_BYTES]> {
@@ -66,6 +77,10 @@ mod tests {
     const RFC_KEY: &str = "Jefe";
     const RFC_BODY: &[u8] = b"what do ya want for nothing?";
     const RFC_DIGEST: &str = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+
+    fn verify(app_secret: &str, header: &str, body: &[u8]) -> bool {
+        Verifier::new(app_secret).verify(header, body)
+    }
 
     #[test]
     fn the_published_vector_signs_and_verifies() {

@@ -33,6 +33,8 @@ pub enum WebhookItem {
     Inbound {
         phone_number_id: String,
         wamid: String,
+        /// When it was sent; without a readable time it counts as old.
+        at: DateTime<Utc>,
     },
     /// A change that we do not interpret, by its field.
     Other {
@@ -158,7 +160,8 @@ impl Items {
         let before = self.0.len();
         self.read_list(value.get("statuses"), |status| status_item(number.clone()?, status).map(WebhookItem::Status));
         self.read_list(value.get(MESSAGES), |message| {
-            Ok(WebhookItem::Inbound { phone_number_id: number.clone()?, wamid: wamid(message)? })
+            let at = timestamp(message.get("timestamp")).unwrap_or_default();
+            Ok(WebhookItem::Inbound { phone_number_id: number.clone()?, wamid: wamid(message)?, at })
         });
         // Errors of the account, taps on links, and whatever else comes under this field.
         if self.0.len() == before {

@@ -31,7 +31,7 @@ pub(super) async fn of(
     up_to: Position,
 ) -> Result<Vec<TimelineEntry>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT position, event_type, event_version, payload,
+        r#"SELECT position, event_type, event_version, payload::text AS "payload!",
                   coalesce((metadata ->> 'at')::timestamptz, recorded_at) AS "at!"
            FROM events
            WHERE aggregate_type = 'Message' AND aggregate_id = $1 AND tenant_id = $2 AND position <= $3
@@ -45,7 +45,7 @@ pub(super) async fn of(
     .await?;
     rows.into_iter()
         .map(|row| {
-            let event = Event::decode("Message", &row.event_type, &row.event_version, row.payload)
+            let event = Event::decode("Message", &row.event_type, &row.event_version, &row.payload)
                 .map_err(|source| sqlx::Error::Decode(Box::new(source)))?;
             let text = match &event {
                 Event::Message(message) => text_of(message),

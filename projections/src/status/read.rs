@@ -21,12 +21,14 @@ pub struct Overview {
     pub runs: BTreeMap<String, i64>,
     /// By status: pending, dispatching and unknown are always listed.
     pub open_messages: BTreeMap<MessageStatus, i64>,
-    /// Messages that wait for their turn or their time.
+    /// Messages that may be sent as soon as it is their turn; the next few seconds of them lie in the dispatch queue.
     pub ready: i64,
-    /// Messages that lie in the dispatch queue.
-    pub published: i64,
-    /// When the message that waits longest was or will be due.
-    pub oldest_due_at: Option<DateTime<Utc>>,
+    /// Messages that are sent later: retries, and contacts that had a message a moment ago.
+    pub later: i64,
+    /// When the first of those is due.
+    pub next_due_at: Option<DateTime<Utc>>,
+    /// Messages that wait for a person; see the dead letters.
+    pub parked: i64,
     /// The last position of the log.
     pub log_position: Position,
     pub subscriptions: Vec<SubscriptionRow>,
@@ -61,9 +63,10 @@ pub async fn overview(pool: &PgPool, tenant: Option<TenantId>) -> Result<Overvie
     .fetch_all(pool)
     .await?;
     let queue = sqlx::query!(
-        r#"SELECT count(*) FILTER (WHERE published_at IS NULL) AS "ready!",
-                  count(*) FILTER (WHERE published_at IS NOT NULL) AS "published!",
-                  min(due_at) FILTER (WHERE published_at IS NULL) AS oldest_due_at
+        r#"SELECT count(*) FILTER (WHERE due_at IS NULL) AS "ready!",
+                  count(*) FILTER (WHERE due_at < 'infinity') AS "later!",
+                  min(due_at) FILTER (WHERE due_at < 'infinity') AS next_due_at,
+                  count(*) FILTER (WHERE due_at = 'infinity') AS "parked!"
            FROM ready_list WHERE $1::uuid IS NULL OR tenant_id = $1"#,
         tenant,
     )
@@ -75,8 +78,9 @@ pub async fn overview(pool: &PgPool, tenant: Option<TenantId>) -> Result<Overvie
         runs: runs.into_iter().map(|row| (row.status, row.count)).collect(),
         open_messages: open_messages(pool, tenant).await?,
         ready: queue.ready,
-        published: queue.published,
-        oldest_due_at: queue.oldest_due_at,
+        later: queue.later,
+        next_due_at: queue.next_due_at,
+        parked: queue.parked,
         log_position,
         subscriptions,
     })

@@ -45,7 +45,7 @@ impl Engine {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let config = FeedConfig { batch_max, poll_idle: Duration::from_millis(10), ..FeedConfig::default() };
         let feed = EventFeed::start(pool.clone(), config, &tasks, &shutdown).await.unwrap();
-        let progress = registry::start_all(pool, &feed, &tasks, &shutdown);
+        let progress = registry::start_all(pool, &feed, Duration::ZERO, &tasks, &shutdown);
         Self { progress, tasks, shutdown }
     }
 

@@ -1,6 +1,8 @@
 //! An engine of one test alone: its own database, its own vhost, its own sandbox, a clock that the test may own.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +47,12 @@ pub(crate) struct Options {
     pub(crate) rate: u32,
     /// The access token that the sandbox accepts; `None`: any.
     pub(crate) accepted_token: Option<&'static str>,
+    /// What this process does; processes of the test's own do the rest.
+    pub(crate) roles: BTreeSet<Role>,
+    /// Configuration of this process, as variables of the environment.
+    pub(crate) settings: &'static [(&'static str, &'static str)],
+    /// A broker of the test's own, instead of a vhost of the node that all tests share.
+    pub(crate) broker_url: Option<String>,
 }
 
 impl Default for Options {
@@ -55,6 +63,9 @@ impl Default for Options {
             outcomes: Outcomes::AllRead,
             rate: 1000,
             accepted_token: None,
+            roles: Role::all(),
+            settings: &[],
+            broker_url: None,
         }
     }
 }
@@ -70,8 +81,8 @@ pub(crate) struct Engine {
     app: App,
     sandbox: Sandbox,
     sandbox_stop: CancellationToken,
-    vhost: Option<TestVhost>,
-    _data: TempDir,
+    broker_url: Option<String>,
+    data: TempDir,
 }
 
 impl Engine {
@@ -81,14 +92,12 @@ impl Engine {
 
     pub(crate) async fn start_with(options: Options) -> Self {
         let database = TestDatabase::create().await;
-        let (vhost, queue) = match options.queue {
-            Queue::Postgres => (None, QueueChoice::Postgres),
-            Queue::Rabbitmq => {
-                let vhost = TestVhost::create().await;
-                let url = vhost.url.clone();
-                (Some(vhost), QueueChoice::Rabbitmq { url })
-            }
+        let broker_url = match (&options.broker_url, options.queue) {
+            (Some(url), _) => Some(url.clone()),
+            (None, Queue::Postgres) => None,
+            (None, Queue::Rabbitmq) => Some(TestVhost::create().await.url),
         };
+        let queue = broker_url.clone().map_or(QueueChoice::Postgres, |url| QueueChoice::Rabbitmq { url });
         let data = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -97,14 +106,15 @@ impl Engine {
         let (sandbox, sandbox_stop) = start_sandbox(&options, address, data.path()).await;
         let sandbox_url = format!("http://{}", sandbox.address);
         add_sender(&database, &tenant, &sandbox_url, &options).await;
+        let settings = options.settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let app = App::start(AppOptions {
             database_url: database.url.clone(),
             queue,
             clock: options.clock.clone(),
-            config: Arc::new(api::config::load(None, std::iter::empty()).unwrap()),
+            config: Arc::new(api::config::load(None, settings).unwrap()),
             data: data.path().to_owned(),
             base_url_allowed: true,
-            roles: Role::all(),
+            roles: options.roles,
             listener: Some(listener),
         })
         .await
@@ -121,8 +131,8 @@ impl Engine {
             app,
             sandbox,
             sandbox_stop,
-            vhost,
-            _data: data,
+            broker_url,
+            data,
         }
     }
 
@@ -195,9 +205,15 @@ impl Engine {
     }
 
     pub(crate) async fn campaign(&self, change: impl FnOnce(&mut Value)) -> String {
+        let template = self.template().await;
+        self.campaign_on(&template, change).await
+    }
+
+    /// With a template that there is.
+    pub(crate) async fn campaign_on(&self, template: &str, change: impl FnOnce(&mut Value)) -> String {
         let mut campaign = json!({
             "name": "Reminders",
-            "template_id": self.template().await,
+            "template_id": template,
             "target_segment": "gold",
             "campaign_type": "utility",
             "recurrence_type": "once",
@@ -219,19 +235,21 @@ impl Engine {
         tenants::create_token(&self.database.pool, tenant.id, now).await.unwrap()
     }
 
-    /// A message whose call is under way, made by a dispatcher of the test's own; nothing of this engine feeds it.
-    pub(crate) async fn claimed_message(&self) -> MessageId {
-        let (message, run) = (MessageId(Uuid::new_v4()), RunId(Uuid::new_v4()));
+    /// A message of a run that is not known, so that nothing of this engine feeds it.
+    pub(crate) async fn queued_message(&self) -> MessageId {
+        let (message, run_id) = (MessageId(Uuid::new_v4()), RunId(Uuid::new_v4()));
         let (contact_id, sender_id) = (ContactId(Uuid::new_v4()), self.sender().await);
         let (lane, on_unknown) = (Lane::Utility, OnUnknown::Hold);
+        let queue = MessageCommand::QueueMessage { run_id, contact_id, sender_id, lane, on_unknown };
+        self.command(message, queue, None).await;
+        message
+    }
+
+    /// A message whose call is under way, made by a dispatcher of the test's own; nothing of this engine feeds it.
+    pub(crate) async fn claimed_message(&self) -> MessageId {
+        let message = self.queued_message().await;
         let deadline = self.clock.now() + chrono::TimeDelta::hours(1);
         let journal_id = Uuid::new_v4();
-        self.command(
-            message,
-            MessageCommand::QueueMessage { run_id: run, contact_id, sender_id, lane, on_unknown },
-            None,
-        )
-        .await;
         self.command(message, MessageCommand::BeginDispatch { attempt: 1, deadline, journal_id }, None).await;
         message
     }
@@ -258,12 +276,27 @@ impl Engine {
         register(&self.database, &self.tenant, url, ACCESS_TOKEN, self.clock.now()).await;
     }
 
-    pub(crate) fn broker_url(&self) -> &str {
-        &self.vhost.as_ref().expect("an engine on RabbitMQ").url
+    /// `None`: the queue is in Postgres.
+    pub(crate) fn broker_url(&self) -> Option<&str> {
+        self.broker_url.as_deref()
+    }
+
+    /// The folder of this engine's journal and of the sandbox's ledger.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
     }
 
     pub(crate) async fn sender(&self) -> SenderId {
         senders::default_sender(&self.database.pool, self.tenant.id).await.unwrap().unwrap().id
+    }
+
+    /// Another number of the same tenant, which is the default from now on.
+    pub(crate) async fn add_number(&self, phone_number_id: &str, rate: u32) -> SenderId {
+        let added =
+            NewSender { phone_number_id: phone_number_id.to_owned(), ..number(&self.tenant, &self.sandbox_url) };
+        let added = senders::add_sender(&self.database.pool, added, self.clock.now()).await.unwrap();
+        senders::set_rate(&self.database.pool, phone_number_id, rate).await.unwrap();
+        added.id
     }
 
     async fn command(&self, message: MessageId, command: MessageCommand, attachment: Option<Attachment>) {
@@ -364,7 +397,7 @@ pub(crate) fn id_of(answer: &Value) -> String {
     answer["id"].as_str().unwrap_or_else(|| panic!("no id: {answer}")).to_owned()
 }
 
-async fn start_sandbox(options: &Options, engine: SocketAddr, data: &std::path::Path) -> (Sandbox, CancellationToken) {
+async fn start_sandbox(options: &Options, engine: SocketAddr, data: &Path) -> (Sandbox, CancellationToken) {
     let stop = CancellationToken::new();
     let webhook_url = format!("http://{engine}/webhooks/whatsapp");
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -381,15 +414,19 @@ async fn add_sender(database: &TestDatabase, tenant: &Tenant, sandbox_url: &str,
 }
 
 async fn register(database: &TestDatabase, tenant: &Tenant, sandbox_url: &str, access_token: &str, now: DateTime<Utc>) {
-    let sender = NewSender {
+    let sender = NewSender { access_token: Secret::new(access_token), ..number(tenant, sandbox_url) };
+    senders::add_sender(&database.pool, sender, now).await.unwrap();
+}
+
+fn number(tenant: &Tenant, sandbox_url: &str) -> NewSender {
+    NewSender {
         tenant_id: tenant.id,
         phone_number_id: PHONE_NUMBER_ID.to_owned(),
         waba_id: "100000000000001".to_owned(),
         base_url: Some(sandbox_url.to_owned()),
-        access_token: Secret::new(access_token),
+        access_token: Secret::new(ACCESS_TOKEN),
         app_secret: Secret::new(APP_SECRET),
         verify_token: Secret::new(VERIFY_TOKEN),
         sandbox: true,
-    };
-    senders::add_sender(&database.pool, sender, now).await.unwrap();
+    }
 }

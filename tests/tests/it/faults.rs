@@ -61,9 +61,9 @@ async fn every_connection_to_the_database_is_cut_again_and_again() {
 async fn the_whole_queue_is_lost_on_rabbitmq() {
     let (engine, run) = running(Queue::Rabbitmq, 240).await;
     let connection =
-        lapin::Connection::connect(engine.broker_url(), lapin::ConnectionProperties::default()).await.unwrap();
+        lapin::Connection::connect(engine.broker_url().unwrap(), lapin::ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    let queue = format!("ektola.dispatch.v1.{}", engine.sender().await);
+    let queue = format!("ektola.dispatch.v2.{}.utility", engine.sender().await);
     let purged =
         channel.queue_purge(queue.as_str().into(), lapin::options::QueuePurgeOptions::default()).await.unwrap();
     assert!(purged > 0, "nothing was in the queue, so nothing was lost");

@@ -35,8 +35,13 @@ async fn main_job(queue: Queue) {
     assert_eq!((&ledger["accepted"], &ledger["doubled"]), (&json!(300), &json!(0)));
     assert_eq!(engine.events_of("DispatchStarted").await, 300);
 
-    let messages = engine.get(&format!("/v1/runs/{}/messages?status=failed", run["id"].as_str().unwrap())).await;
-    assert_eq!(messages["items"].as_array().unwrap().len(), 6);
+    // Two read models, each with a checkpoint of its own.
+    let failed = format!("/v1/runs/{}/messages?status=failed", run["id"].as_str().unwrap());
+    let messages = wait::until(Duration::from_secs(10), "the failed messages are listed", async || {
+        let messages = engine.get(&failed).await;
+        (messages["items"].as_array().unwrap().len() == 6).then_some(messages)
+    })
+    .await;
     let message = engine.get(&format!("/v1/messages/{}", messages["items"][0]["id"].as_str().unwrap())).await;
     assert!(message["timeline"].as_array().unwrap().len() >= 4, "{message}");
 

@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 use crate::engine::{id_of, send};
 
 /// The binary beside the test's own; `make test` builds it first.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let binary = test.parent().and_then(Path::parent).unwrap().join("ektola");
     assert!(binary.exists(), "{} is missing: build it with `cargo build --workspace`", binary.display());

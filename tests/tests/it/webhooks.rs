@@ -9,7 +9,7 @@ use test_kit::wait;
 
 use crate::engine::{APP_SECRET, Engine, PHONE_NUMBER_ID, VERIFY_TOKEN, send};
 
-fn body_of(phone_number_id: &str, statuses: &[Value]) -> Vec<u8> {
+pub(crate) fn body_of(phone_number_id: &str, statuses: &[Value]) -> Vec<u8> {
     let value = json!({
         "messaging_product": "whatsapp",
         "metadata": {"display_phone_number": "1555", "phone_number_id": phone_number_id},
@@ -23,11 +23,11 @@ fn body_of(phone_number_id: &str, statuses: &[Value]) -> Vec<u8> {
     .into_bytes()
 }
 
-fn status(wamid: &str, status: &str) -> Value {
+pub(crate) fn status(wamid: &str, status: &str) -> Value {
     json!({"id": wamid, "status": status, "timestamp": "1780000000", "recipient_id": "919825000000"})
 }
 
-async fn deliver(engine: &Engine, body: Vec<u8>, secret: &str) -> StatusCode {
+pub(crate) async fn deliver(engine: &Engine, body: Vec<u8>, secret: &str) -> StatusCode {
     let signature = sign(secret, &body);
     let request = engine.raw(Method::POST, "/webhooks/whatsapp").header("X-Hub-Signature-256", signature).body(body);
     send(request).await.0
@@ -40,7 +40,7 @@ async fn stored(engine: &Engine) -> i64 {
         .unwrap()
 }
 
-async fn interpreted(engine: &Engine) {
+pub(crate) async fn interpreted(engine: &Engine) {
     wait::until(Duration::from_secs(10), "all webhooks are interpreted", async || {
         let pending = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM webhook_pending"#)
             .fetch_one(&engine.database.pool)
@@ -160,5 +160,6 @@ async fn a_status_that_comes_before_its_message_is_known_is_applied_once_it_is()
         (left.fetch_one(&engine.database.pool).await.unwrap() == 0).then_some(())
     })
     .await;
+    interpreted(&engine).await;
     engine.stop().await;
 }

@@ -10,6 +10,7 @@ use domain::ids::TenantId;
 use sqlx::{Executor, PgConnection};
 
 use crate::contacts::position::{lock_for_change_in_tx, next_position_in_tx};
+use crate::postgres::PLAN_BY_SIZE;
 
 /// The memory is enough to join a million rows; setting and tables go with the transaction.
 const CREATE_STAGING: &str = "
@@ -115,6 +116,7 @@ pub(super) struct Merged {
 }
 
 pub(super) async fn create_staging_in_tx(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute(PLAN_BY_SIZE).await?;
     connection.execute(CREATE_STAGING).await?;
     Ok(())
 }

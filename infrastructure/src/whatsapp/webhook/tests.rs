@@ -201,7 +201,7 @@ fn several_entries_changes_and_kinds_come_in_order() {
         .iter()
         .map(|item| match item {
             WebhookItem::Status(_) => "status",
-            WebhookItem::Inbound { wamid, phone_number_id } => {
+            WebhookItem::Inbound { wamid, phone_number_id, .. } => {
                 assert_eq!((wamid.as_str(), phone_number_id.as_str()), ("wamid.in", "106540352242922"));
                 "inbound"
             }
