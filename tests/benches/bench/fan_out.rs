@@ -30,10 +30,9 @@ const COMPARED_EVENTS: u32 = 100_000;
 const TAKEN_IN_MAX: Duration = Duration::from_secs(400);
 const POLL: Duration = Duration::from_millis(500);
 
-pub(crate) async fn measure(site: &Site) -> Result<Figures> {
-    let mut figures = Figures::default();
+pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     let compared = site.scaled(COMPARED_EVENTS);
-    let bare = insert::best(site, compared, &[Step::Queue], &mut figures, "fan_out.insert").await?;
+    let bare = insert::best(site, compared, &[Step::Queue], figures, "fan_out.insert").await?;
 
     let contacts = site.scaled(CONTACTS);
     site.progress.show(format!("fan_out: importing {contacts} contacts"));
@@ -74,7 +73,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Figures> {
     figures.fact("fan_out.engine_cpu_s", cpu.engine);
     figures.fact("fan_out.postgres_cpu_s", cpu.postgres);
     figures.fact("fan_out.other_cpu_s", cpu.others());
-    Ok(figures)
+    Ok(())
 }
 
 /// When the audience was resolved, by the database's clock, and after how many seconds everybody had read it.

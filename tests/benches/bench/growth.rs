@@ -38,7 +38,7 @@ struct Origin {
     template: String,
 }
 
-pub(crate) async fn measure(site: &Site) -> Result<Figures> {
+pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     site.progress.show("growth: setting up");
     let empty = Arc::new(prepare(site).await?);
     let large = site.copy_of(&empty.database.name).await?;
@@ -72,7 +72,6 @@ pub(crate) async fn measure(site: &Site) -> Result<Figures> {
     let empty = Arc::into_inner(empty).context("the empty database is still used")?;
     site.drop_database(empty.database).await?;
 
-    let mut figures = Figures::default();
     let (small, big) = (median(&with_none), median(&with_many));
     let turns = |values: &[f64]| values.iter().map(|value| number(*value)).collect::<Vec<_>>().join(", ");
     let unit = "CPU ms/message";
@@ -86,7 +85,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Figures> {
     figures.fact("growth.filled.events", events);
     figures.fact("growth.filled.database_mb", size_mb);
     figures.fact("growth.filled.fill_s", fill_s);
-    Ok(figures)
+    Ok(())
 }
 
 /// A tenant with contacts and a template, and an engine that has run once, so that its subscriptions are there.

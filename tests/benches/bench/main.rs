@@ -83,14 +83,15 @@ impl Part {
         }
     }
 
-    async fn measure(self, site: &Site) -> Result<Figures> {
+    /// What is found before a failure counts all the same.
+    async fn measure(self, site: &Site, figures: &mut Figures) -> Result<()> {
         match self {
-            Self::Append => append::measure(site).await,
-            Self::EndToEnd => end_to_end::measure(site).await,
-            Self::Webhooks => webhooks::measure(site).await,
-            Self::Pacing => pacing::measure(site).await,
-            Self::FanOut => fan_out::measure(site).await,
-            Self::Growth => growth::measure(site).await,
+            Self::Append => append::measure(site, figures).await,
+            Self::EndToEnd => end_to_end::measure(site, figures).await,
+            Self::Webhooks => webhooks::measure(site, figures).await,
+            Self::Pacing => pacing::measure(site, figures).await,
+            Self::FanOut => fan_out::measure(site, figures).await,
+            Self::Growth => growth::measure(site, figures).await,
         }
     }
 }
@@ -158,19 +159,15 @@ async fn measure_all(site: Arc<Site>, parts: Vec<Part>) -> Result<bool> {
     let mut failures = Vec::new();
     for part in parts {
         let (mut about, work) = (facts.about(Clock::system().now(), &facts::load()), Work::begin()?);
-        let measured = tokio::time::timeout(PART_MAX, part.measure(&site)).await;
-        let measured = measured.unwrap_or_else(|_| bail!("it did not end within {} s", PART_MAX.as_secs()));
+        let mut figures = Figures::default();
+        let measured = tokio::time::timeout(PART_MAX, part.measure(&site, &mut figures)).await;
+        let failed = measured.unwrap_or_else(|_| bail!("it did not end within {} s", PART_MAX.as_secs())).err();
         about["work"] = work.end()?;
-        match measured {
-            Ok(figures) => {
-                report.store(part.name(), &figures, about)?;
-                rows.extend(figures.rows);
-            }
-            Err(error) => {
-                site.progress.note(&format!("{} failed: {error:#}", part.name()));
-                report.store_failure(part.name(), &error, &about)?;
-                failures.push((part, error));
-            }
+        report.store(part.name(), &figures, about, failed.as_ref())?;
+        rows.extend(figures.rows);
+        if let Some(error) = failed {
+            site.progress.note(&format!("{} failed: {error:#}", part.name()));
+            failures.push((part, error));
         }
     }
     let mut text = format!("\n{}\n{}", facts.text(), table::render(&rows));

@@ -38,7 +38,7 @@ struct Phase {
     cpu: CpuSeconds,
 }
 
-pub(crate) async fn measure(site: &Site) -> Result<Figures> {
+pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     site.progress.show("pacing: setting up");
     let contacts = site.scaled(CONTACTS);
     let database = site.database().await?;
@@ -73,13 +73,12 @@ pub(crate) async fn measure(site: &Site) -> Result<Figures> {
     let warnings = stage.engine.process.warnings();
     stage.close(site).await?;
     site.drop_database(database).await?;
-    let mut figures = Figures::default();
     figures.fact("pacing.engine_warnings", warnings);
     for (place, phase) in phases.iter().enumerate() {
         let until_ms = phases.get(place + 1).map_or(f64::INFINITY, |next| next.from_ms);
-        record(phase, &calls, until_ms, &mut figures);
+        record(phase, &calls, until_ms, figures);
     }
-    Ok(figures)
+    Ok(())
 }
 
 fn record(phase: &Phase, calls: &[f64], until_ms: f64, figures: &mut Figures) {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 /// A bound that the engine is meant to keep.
@@ -64,18 +64,21 @@ impl Figures {
     }
 
     /// All figures and facts below the first word of their keys.
-    fn to_part(&self, part: &str) -> Result<Value> {
-        let mut found = Map::new();
+    fn to_part(&self, part: &str) -> Result<Map<String, Value>> {
+        let mut all = json!({part: {}});
+        let found = all.as_object_mut().context("an object was made")?;
         for row in &self.rows {
-            insert(&mut found, &row.key, json!(row.value))?;
+            insert(found, &row.key, json!(row.value))?;
         }
         for (key, value) in &self.facts {
-            insert(&mut found, key, value.clone())?;
+            insert(found, key, value.clone())?;
         }
-        let mut below = found.remove(part).with_context(|| format!("{part} found nothing"))?;
-        ensure!(found.is_empty(), "{part} has keys of another part: {:?}", found.keys());
-        tidy(&mut below);
-        Ok(below)
+        ensure!(found.len() == 1, "{part} has keys of another part: {:?}", found.keys());
+        tidy(&mut all);
+        match all[part].take() {
+            Value::Object(below) => Ok(below),
+            other => bail!("{part} is {other} and holds no figures"),
+        }
     }
 }
 
@@ -123,16 +126,21 @@ impl Report {
         &self.path
     }
 
-    /// Replaces one part; the others stay as they are.
-    pub(crate) fn store(&self, part: &str, figures: &Figures, about: Value) -> Result<()> {
+    /// Replaces one part; the others stay as they are. Figures of an earlier run must not look like those of a run that
+    /// failed.
+    pub(crate) fn store(
+        &self,
+        part: &str,
+        figures: &Figures,
+        about: Value,
+        failed: Option<&anyhow::Error>,
+    ) -> Result<()> {
         let mut found = figures.to_part(part)?;
-        found.as_object_mut().context("a part has several figures")?.insert("about".to_owned(), about);
-        self.replace(part, found)
-    }
-
-    /// Figures of an earlier run must not look like those of a run that failed.
-    pub(crate) fn store_failure(&self, part: &str, error: &anyhow::Error, about: &Value) -> Result<()> {
-        self.replace(part, json!({"failed": format!("{error:#}"), "about": about}))
+        found.insert("about".to_owned(), about);
+        if let Some(error) = failed {
+            found.insert("failed".to_owned(), format!("{error:#}").into());
+        }
+        self.replace(part, found.into())
     }
 
     fn replace(&self, part: &str, value: Value) -> Result<()> {

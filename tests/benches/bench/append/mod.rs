@@ -21,13 +21,12 @@ const CALLERS: [usize; 3] = [1, 16, 256];
 const CONNECTIONS_MAX: u32 = 20;
 const BULK_MESSAGES: u32 = 50_000;
 
-pub(crate) async fn measure(site: &Site) -> Result<Figures> {
-    let mut figures = Figures::default();
+pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     let messages = site.scaled(BULK_MESSAGES);
     site.progress.show("append.insert: preparing the events");
-    let bare = insert::best(site, messages, &STEPS, &mut figures, "append.insert").await.context("append.insert")?;
-    let stock = measure_callers(site, PathKind::Stock, bare, &mut figures).await?;
-    measure_callers(site, PathKind::Ours, stock, &mut figures).await?;
+    let bare = insert::best(site, messages, &STEPS, figures, "append.insert").await.context("append.insert")?;
+    let stock = measure_callers(site, PathKind::Stock, bare, figures).await?;
+    measure_callers(site, PathKind::Ours, stock, figures).await?;
 
     site.progress.show("append.bulk");
     let bulk = bulk::measure(site, messages).await.context("append.bulk")?;
@@ -45,7 +44,7 @@ pub(crate) async fn measure(site: &Site) -> Result<Figures> {
     figures.fact("append.lone.commands_each", lone.commands_each);
     let (ratio, target) = (lone.ours_ms / lone.stock_ms, Some(Target::AtMost(1.1)));
     figures.row("append.lone_latency_vs_stock", ratio, "times", "the stock path, medians", target);
-    Ok(figures)
+    Ok(())
 }
 
 /// The commands per second at the best of all numbers of callers.

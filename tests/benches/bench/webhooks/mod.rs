@@ -66,16 +66,15 @@ struct Outcome {
     warnings: usize,
 }
 
-pub(crate) async fn measure(site: &Site) -> Result<Figures> {
-    let mut figures = Figures::default();
+pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     let prepared = prepare(site).await.context("the messages could not be prepared")?;
-    let alone = try_generator(site, &prepared, &mut figures).await.context("the generator alone")?;
+    let alone = try_generator(site, &prepared, figures).await.context("the generator alone")?;
     let per_s = f64::from(STATUSES_PER_S);
     let outcome = run(site, &prepared, "webhooks.single", 1, Some(per_s)).await.context("webhooks.single")?;
-    record_paced(&outcome, "webhooks.single", &alone, &mut figures);
+    record_paced(&outcome, "webhooks.single", &alone, figures);
     let per_s = per_s / f64::from(BATCH);
     let outcome = run(site, &prepared, "webhooks.batch100", BATCH, Some(per_s)).await.context("webhooks.batch100")?;
-    record_paced(&outcome, "webhooks.batch100", &alone, &mut figures);
+    record_paced(&outcome, "webhooks.batch100", &alone, figures);
 
     let key = "webhooks.batch100.burst";
     let paced = outcome.statuses / outcome.seconds;
@@ -83,9 +82,9 @@ pub(crate) async fn measure(site: &Site) -> Result<Figures> {
     let rate = outcome.statuses / outcome.seconds;
     let compared = format!("as fast as they are answered; {} times the paced rate", number(rate / paced));
     figures.row(format!("{key}.statuses_per_s"), rate, "statuses/s", compared, None);
-    record_cost(&outcome, key, &mut figures);
+    record_cost(&outcome, key, figures);
     site.drop_database(prepared.database).await?;
-    Ok(figures)
+    Ok(())
 }
 
 async fn prepare(site: &Site) -> Result<Prepared> {
