@@ -67,8 +67,9 @@ async fn hold_cursor(engine: &Engine) -> (Transaction<'static, Postgres>, i64, i
         if let Ok(waits) = tokio::time::timeout(PAGE_MAX, page).await {
             return (tx, at, waits);
         }
-        // Taken between two pages, so that the process found nothing to do.
+        // Taken between two pages, so that the process found nothing to do. It has to be in the middle of one.
         tx.rollback().await.unwrap();
+        made_at_least(engine, at + 1).await;
     }
     panic!("no page was caught between its messages and its cursor");
 }
