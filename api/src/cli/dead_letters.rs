@@ -251,7 +251,8 @@ fn answer_handled(report: Report, out: Output, next: Option<&str>) -> anyhow::Re
     }
     let unknown: Vec<String> = answer.unknown.iter().map(i64::to_string).collect();
     let failure = if unknown.is_empty() {
-        Failure::new("some letters could not be given back").next("`ektola dead-letters discard ID...` takes them away")
+        let letters = if kept == 1 { "1 letter is".to_owned() } else { format!("{kept} letters are") };
+        Failure::new(format!("{letters} still there")).next("the answer says of each what keeps it")
     } else {
         Failure::new(format!("no dead letter has the id {}", unknown.join(", ")))
             .next("`ektola dead-letters list` shows those that there are")

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::selection::Pages;
-use super::{DeadLetterError, Handled, Outcome, Report, Selection, Source};
+use super::{DeadLetterError, HISTORY_UNREADABLE, Handled, Outcome, Report, Selection, Source, gone};
 use crate::clock::Clock;
 use crate::event_store::{Actor, Addressed, CommandError, MessageStore};
 
@@ -51,7 +51,7 @@ async fn discard_page(
         })
         .collect();
     cancel(pool, messages, clock, &mut handled).await?;
-    let gone: Vec<i64> = handled.iter().map(|handled| handled.id).collect();
+    let gone = gone(&handled);
     sqlx::query!("DELETE FROM dead_letters WHERE id = ANY($1)", &gone).execute(pool).await?;
     Ok(handled)
 }
@@ -81,6 +81,7 @@ async fn cancel(
             Ok(_) => Outcome::Cancelled,
             Err(CommandError::Refused(MessageError::NotAllowed { status })) => Outcome::Obsolete(Some(status)),
             Err(CommandError::Refused(_)) => Outcome::Obsolete(None),
+            Err(CommandError::Unreadable { .. }) => HISTORY_UNREADABLE,
             Err(error) => return Err(error.into()),
         };
     }

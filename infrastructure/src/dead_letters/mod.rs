@@ -21,8 +21,10 @@ pub use self::discard::discard;
 pub use self::retry::retry;
 pub use self::selection::Selection;
 use crate::event_store::CommandError;
-use crate::ready_list::PutBackError;
 
+/// Why the letter of a message stays whose stored events this release cannot decode.
+const HISTORY_UNREADABLE: Outcome =
+    Outcome::Kept("its history cannot be read; it stays until a release can read it or the history is mended");
 /// A reason may repeat what a server says.
 const REASON_CHARS_MAX: usize = 500;
 
@@ -109,6 +111,12 @@ pub struct Handled {
     pub outcome: Outcome,
 }
 
+/// The letters that are to be taken away.
+fn gone(handled: &[Handled]) -> Vec<i64> {
+    let is_gone = |handled: &&Handled| !matches!(handled.outcome, Outcome::Kept(_));
+    handled.iter().filter(is_gone).map(|handled| handled.id).collect()
+}
+
 /// What was done, letter by letter, and the ids that no letter has.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -120,8 +128,6 @@ pub struct Report {
 pub enum DeadLetterError {
     #[error("the dead letters could not be read or changed")]
     Database(#[from] sqlx::Error),
-    #[error("a message could not be put back")]
-    PutBack(#[from] PutBackError),
     #[error("a message could not be cancelled")]
     Command(#[from] CommandError<MessageError>),
 }

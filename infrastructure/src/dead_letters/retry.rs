@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::selection::Pages;
-use super::{DeadLetterError, Handled, Outcome, Report, Selection, Source};
+use super::{DeadLetterError, HISTORY_UNREADABLE, Handled, Outcome, Report, Selection, Source, gone};
 use crate::ready_list::{PutBack, lock_in_tx, put_back_in_tx};
 
 /// Gives letters back. Each goes in the transaction in which its webhook or message comes back.
@@ -41,20 +41,20 @@ async fn retry_page(pool: &PgPool, ids: &[i64]) -> Result<Vec<Handled>, DeadLett
             let outcome = match letter.source {
                 Source::Webhook => match body_and_item(&letter.reference) {
                     Some((body, _)) if pending.contains(&body) => Outcome::Pending,
-                    Some(_) => Outcome::Kept("its body is not kept any more"),
-                    None => Outcome::Kept("its reference names no body"),
+                    Some(_) => Outcome::Kept("its body is not kept any more; it can only be discarded"),
+                    None => Outcome::Kept("its reference names no body; it can only be discarded"),
                 },
                 Source::Dispatch => match message_of(&letter).and_then(|message| put_back.get(&message)) {
                     Some(PutBack::Ready) => Outcome::Ready,
                     Some(PutBack::NotWaiting(status)) => Outcome::Obsolete(Some(*status)),
+                    Some(PutBack::Unreadable) => HISTORY_UNREADABLE,
                     None => Outcome::Obsolete(None),
                 },
             };
             Handled { id: letter.id, source: letter.source, reference: letter.reference, outcome }
         })
         .collect();
-    let is_gone = |handled: &&Handled| !matches!(handled.outcome, Outcome::Kept(_));
-    let gone: Vec<i64> = handled.iter().filter(is_gone).map(|handled| handled.id).collect();
+    let gone = gone(&handled);
     sqlx::query!("DELETE FROM dead_letters WHERE id = ANY($1)", &gone).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(handled)

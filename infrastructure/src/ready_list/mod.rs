@@ -12,5 +12,4 @@ mod put_back;
 pub use effect::ReadyListEffect;
 pub use feeder::{Feeder, FeederConfig};
 pub(crate) use pick::postpone;
-pub use put_back::PutBackError;
 pub(crate) use put_back::{PutBack, lock_in_tx, put_back_in_tx};

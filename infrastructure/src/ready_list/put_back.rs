@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use chrono::DateTime;
-use domain::event::{DecodeError, Event, RecordedEvent};
+use domain::event::{Event, RecordedEvent};
 use domain::ids::TenantId;
 use domain::message::MessageStatus;
 use sqlx::PgConnection;
@@ -25,18 +25,8 @@ pub(crate) enum PutBack {
     Ready,
     /// It does not wait to be sent.
     NotWaiting(MessageStatus),
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum PutBackError {
-    #[error("the ready list could not be changed")]
-    Database(#[from] sqlx::Error),
-    #[error("the last event of message {message} cannot be read")]
-    Undecodable {
-        message: Uuid,
-        #[source]
-        source: DecodeError,
-    },
+    /// Its last event cannot be read.
+    Unreadable,
 }
 
 pub(crate) async fn lock_in_tx(connection: &mut PgConnection) -> Result<Followed, sqlx::Error> {
@@ -48,7 +38,7 @@ pub(crate) async fn put_back_in_tx(
     connection: &mut PgConnection,
     _: &Followed,
     messages: &[Uuid],
-) -> Result<HashMap<Uuid, PutBack>, PutBackError> {
+) -> Result<HashMap<Uuid, PutBack>, sqlx::Error> {
     let ids: Vec<String> = messages.iter().map(Uuid::to_string).collect();
     let rows = sqlx::query!(
         r#"SELECT e.aggregate_id::uuid AS "id!", e.tenant_id AS "tenant_id!", e.position, e.sequence, e.event_type,
@@ -65,8 +55,14 @@ pub(crate) async fn put_back_in_tx(
     let mut places = BTreeMap::new();
     let mut put_back = HashMap::new();
     for row in rows {
-        let undecodable = |source| PutBackError::Undecodable { message: row.id, source };
-        let event = Event::decode("Message", &row.event_type, &row.event_version, &row.payload).map_err(undecodable)?;
+        let event = match Event::decode("Message", &row.event_type, &row.event_version, &row.payload) {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::error!(message.id = %row.id, error = &error as &dyn std::error::Error, "an event cannot be read");
+                put_back.insert(row.id, PutBack::Unreadable);
+                continue;
+            }
+        };
         let recorded = RecordedEvent {
             position: row.position,
             tenant_id: TenantId(row.tenant_id),

@@ -91,21 +91,21 @@ async fn a_message_that_cannot_be_read_is_parked_and_the_others_of_its_parcel_ar
     }
     assert_eq!(engine.ledger().await["accepted"], sent);
 
-    // Mended and given back, it goes its way.
+    // Mended and given back, it goes its way. The other one stays where it is as long as it cannot be read, and says so.
     repair(&engine, mended).await;
-    let id = letter_of(&parked, mended)["id"].to_string();
-    let retried = dead_letters(&engine, &["retry", &id, "--json"]).await;
-    assert_eq!((retried.code, &retried.json()["letters"][0]["outcome"]), (0, &json!("ready")), "{}", retried.stderr);
+    let id = |message| letter_of(&parked, message)["id"].to_string();
+    let retried = dead_letters(&engine, &["retry", &id(mended), &id(lost), "--json"]).await;
+    let handled = retried.json();
+    let outcome = |message| &letter_of(handled["letters"].as_array().unwrap(), message)["outcome"];
+    assert_eq!((outcome(mended), outcome(lost)), (&json!("ready"), &json!("kept")), "{handled}");
+    assert_eq!(retried.code, 1, "{}", retried.stderr);
     engine.run_when(&run, "the mended one is read", |run| run["counts"]["read"] == sent + 1).await;
+    let id = id(lost);
+    let discarded = dead_letters(&engine, &["discard", &id]).await;
+    assert_eq!(discarded.code, 1, "{} {}", discarded.stdout, discarded.stderr);
+    assert!(discarded.stdout.contains("its history cannot be read"), "{}", discarded.stdout);
     let left = letters(&engine).await;
-    assert_eq!(left.len(), 1, "{left:?}");
-
-    // The other one stays where it is as long as it cannot be read, and says so; then it can be taken away.
-    let id = letter_of(&left, lost)["id"].to_string();
-    let retried = dead_letters(&engine, &["retry", &id]).await;
-    assert_eq!(retried.code, 1, "{} {}", retried.stdout, retried.stderr);
-    assert!(retried.stderr.contains("cannot be read"), "{}", retried.stderr);
-    assert_eq!(letters(&engine).await, left);
+    assert_eq!((left.len(), &letter_of(&left, lost)["attempts"]), (1, &json!(1)), "{left:?}");
     repair(&engine, lost).await;
     let discarded = dead_letters(&engine, &["discard", &id, "--json"]).await;
     let outcome = &discarded.json()["letters"][0]["outcome"];
