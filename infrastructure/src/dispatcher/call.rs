@@ -41,10 +41,6 @@ impl CallContext {
     /// before the first byte leaves, and is cleared only when the outcome is in the log.
     pub(super) async fn perform(&self, ready: ReadyCall, mut departure: Departure, flight: Flight) {
         let ReadyCall { claim, call } = ready;
-        if let Some(reason) = self.too_late(&claim) {
-            self.departures.give_back(departure);
-            return self.release(&claim, reason).await;
-        }
         let mark = match self.dispatcher.journal.mark(claim.item.message_id, claim.item.attempt) {
             Ok(mark) => mark,
             Err(error) => {
@@ -57,6 +53,12 @@ impl CallContext {
                 return;
             }
         };
+        // The very last thing, for a process may be frozen anywhere before this.
+        if let Some(reason) = self.too_late(&claim) {
+            mark.clear();
+            self.departures.give_back(departure);
+            return self.release(&claim, reason).await;
+        }
         self.departures.left(&mut departure);
         let began = Instant::now();
         let outcome = self.dispatcher.client.call(call).await;

@@ -83,7 +83,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// Frees the slot. Only after the outcome is in the log.
+    /// Frees the slot. Only after the outcome is in the log, or when the call was not made.
     pub fn clear(self) {
         self.journal.forget(self.key.0, self.key.1);
     }
