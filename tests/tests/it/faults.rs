@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use domain::message::Lane;
 use serde_json::{Value, json};
 use test_kit::wait;
 
 use crate::engine::{Engine, Options, Queue};
+use crate::queue::{self, Queues};
 
 /// A run that is under way: slow enough to be disturbed, fast enough for a test.
 async fn running(queue: Queue, contacts: u32) -> (Engine, String) {
@@ -58,17 +60,32 @@ async fn every_connection_to_the_database_is_cut_again_and_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_whole_queue_is_lost_on_rabbitmq() {
-    let (engine, run) = running(Queue::Rabbitmq, 240).await;
-    let connection =
-        lapin::Connection::connect(engine.broker_url().unwrap(), lapin::ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let queue = format!("ektola.dispatch.v2.{}.utility", engine.sender().await);
-    let purged =
-        channel.queue_purge(queue.as_str().into(), lapin::options::QueuePurgeOptions::default()).await.unwrap();
-    assert!(purged > 0, "nothing was in the queue, so nothing was lost");
-    channel.queue_delete(queue.as_str().into(), lapin::options::QueueDeleteOptions::default()).await.unwrap();
-    all_read(&engine, &run, 240).await;
+async fn every_queue_is_lost_on_rabbitmq() {
+    let (engine, reminders) = running(Queue::Rabbitmq, 240).await;
+    let template = engine.get("/v1/templates").await["items"][0]["id"].as_str().unwrap().to_owned();
+    let offers = engine.campaign_on(&template, |campaign| campaign["campaign_type"] = json!("marketing")).await;
+    engine.activate(&offers).await;
+    let offers = engine.runs(&offers, 1).await[0]["id"].as_str().unwrap().to_owned();
+    engine.run_when(&offers, "offers are sent too", |run| run["funnel"]["sent"].as_u64().unwrap() >= 5).await;
+    let queues = Queues::of(&engine).await;
+    let sender = engine.sender().await;
+    for lane in Lane::ALL {
+        let lost = queues.delete(&queue::name(sender, lane)).await;
+        assert!(lost > 0, "nothing was in the queue of the {} lane, so nothing was lost", lane.name());
+    }
+    queues.delete(&queue::dead()).await;
+    queues.close().await;
+    for run in [&reminders, &offers] {
+        engine
+            .run_when(run, "every contact has read its message", |run| {
+                run["status"] == "completed" && run["counts"]["read"] == 240
+            })
+            .await;
+    }
+    engine.quiet().await;
+    let ledger = engine.ledger().await;
+    // Each contact gets the reminder and the offer, as two messages.
+    assert_eq!((&ledger["accepted"], &ledger["doubled"]), (&json!(480), &json!(0)));
     engine.stop().await;
 }
 

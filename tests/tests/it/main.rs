@@ -15,5 +15,7 @@ mod ledger;
 mod poison;
 mod process;
 mod queue;
+mod rate;
 mod recurrence;
+mod six_kills;
 mod webhooks;
