@@ -21,7 +21,7 @@ impl OwnStore {
     /// Every command loads its aggregate from Postgres, as on the stock path. Two writers, so that one decides while the
     /// other waits for the database.
     pub(crate) fn start(pool: &PgPool) -> Self {
-        let config = BatchConfig { states_max: 0, writers: 2, batch_max: 2000, ..BatchConfig::default() };
+        let config = BatchConfig { states_max: 0, writers: 3, batch_max: 2000, ..BatchConfig::default() };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         Self { messages: MessageStore::start(pool, &config, &tasks, &shutdown), tasks, shutdown }
     }
