@@ -11,13 +11,15 @@ use clap::ValueEnum;
 use domain::sagas::{CompletionSaga, RunSaga, ScheduleSaga};
 use infrastructure::clock::Clock;
 use infrastructure::dispatch_queue::{DispatchQueue, PostgresQueue, RabbitmqConfig, RabbitmqQueue};
-use infrastructure::dispatcher::{CallJournal, Dispatcher, DispatcherConfig, InFlight, Sweeper};
+use infrastructure::dispatcher::{CallJournal, Dispatcher, DispatcherConfig, InFlight, MisfitLimits, Misfits, Sweeper};
 use infrastructure::event_feed::{EventFeed, FeedConfig, TableEffect, follow};
 use infrastructure::event_store::{BatchConfig, CampaignRunStore, CampaignStore, ConsentStore, MessageStore};
 use infrastructure::fan_out::{FanOut, FanOutConfig, FanOutEffect};
 use infrastructure::ready_list::{Feeder, FeederConfig, ReadyListEffect};
 use infrastructure::sagas::{SagaConfig, SagaExecutor};
-use infrastructure::webhook_inbox::{Inbox, InboxConfig, Interpreter, InterpreterConfig};
+use infrastructure::trouble::TroubleEffect;
+use infrastructure::unknown::{UnknownConfig, UnknownEffect, UnknownWindow};
+use infrastructure::webhook_inbox::{BodyPurge, FailureRules, Inbox, InboxConfig, Interpreter, InterpreterConfig};
 use infrastructure::whatsapp::{ClientConfig, WhatsAppClient};
 use infrastructure::{postgres, sagas};
 use sqlx::PgPool;
@@ -118,7 +120,17 @@ impl App {
                 batch_bytes_max: parts.config.webhooks.interpret_batch_max_bytes,
                 poll: parts.config.webhooks.interpret_poll(),
                 attempts_max: parts.config.webhooks.interpret_attempts_max,
+                failures: FailureRules {
+                    waits: parts.config.retries.ladder(),
+                    retries_max: parts.config.retries.after_acceptance_max,
+                },
             };
+            let purge = BodyPurge {
+                pool: pool.clone(),
+                clock: parts.clock.clone(),
+                kept_days: parts.config.webhooks.bodies_kept_days,
+            };
+            app.workers.spawn(purge.run(app.workers_stop.clone()));
             let interpreter = Interpreter { pool, clock: parts.clock.clone(), messages: parts.messages, config };
             app.workers.spawn(interpreter.run(app.workers_stop.clone()));
         }
@@ -209,6 +221,7 @@ impl App {
         self.workers.spawn(sagas::run::<RunSaga>(executor.clone(), feed.clone(), config.clone(), stop.clone()));
         self.workers.spawn(sagas::run::<CompletionSaga>(executor, feed.clone(), config, stop.clone()));
         self.follow(parts, Arc::new(FanOutEffect));
+        self.start_reactions(parts);
         let fan_out = FanOut {
             pool: self.pool.clone(),
             clock: parts.clock.clone(),
@@ -223,6 +236,25 @@ impl App {
             },
         };
         self.workers.spawn(fan_out.run(stop.clone()));
+    }
+
+    /// What follows from outcomes: doubts are listed and end, trouble stalls what it concerns.
+    fn start_reactions(&self, parts: &Parts) {
+        let (pool, clock) = (self.pool.clone(), parts.clock.clone());
+        self.follow(parts, Arc::new(UnknownEffect));
+        let window = UnknownWindow {
+            pool: pool.clone(),
+            clock: clock.clone(),
+            messages: parts.messages.clone(),
+            config: UnknownConfig {
+                unconfirmed_after: parts.config.unknown.unconfirmed_after(),
+                resend_after: parts.config.unknown.resend_after(),
+                attempts_max: parts.config.dispatch.attempts_max,
+                poll: parts.config.unknown.poll(),
+            },
+        };
+        self.workers.spawn(window.run(self.workers_stop.clone()));
+        self.follow(parts, Arc::new(TroubleEffect { pool, clock, runs: parts.runs.clone() }));
     }
 
     fn start_dispatch(
@@ -295,6 +327,10 @@ impl App {
             client,
             journal,
             in_flight,
+            misfits: Misfits::new(MisfitLimits {
+                in_row: config.dispatch.misfits_in_row,
+                percent: config.dispatch.misfits_percent,
+            }),
             config: DispatcherConfig {
                 claim_batch_max: usize::try_from(config.dispatch.claim_batch_max).unwrap_or(usize::MAX),
                 claim_ttl: config.dispatch.claim_ttl(),

@@ -17,5 +17,7 @@ pub mod sagas;
 pub mod senders;
 pub mod templates;
 pub mod tenants;
+pub mod trouble;
+pub mod unknown;
 pub mod webhook_inbox;
 pub mod whatsapp;

@@ -111,7 +111,7 @@ fn steps(round: u32) -> Vec<fn(Uuid, u32) -> Addressed<MessageCommand>> {
 
 /// The dispatcher's answer or a status: both write the row by which WhatsApp's id is known.
 fn known(id: Uuid, attempt: Option<u32>) -> Addressed<MessageCommand> {
-    let row = Attachment::ProviderMessage { sender_id: SENDER, wamid: format!("wamid.{id}"), at: now() };
+    let row = Attachment::ProviderMessage { sender_id: SENDER, wamid: format!("wamid.{id}"), attempt: None, at: now() };
     addressed(id, MessageCommand::MarkSent { attempt, acceptance: Acceptance::Accepted, at: now() }).with(row)
 }
 

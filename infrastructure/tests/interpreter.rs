@@ -263,7 +263,8 @@ async fn statuses_that_come_early_wait_and_are_applied_once_their_message_is_kno
         let answered = MessageCommand::MarkSent { attempt: Some(1), acceptance: Acceptance::Accepted, at: now() };
         // The first has been sent according to its status, so its answer changes nothing and names no id.
         let envelope = CommandEnvelope::new(kit.tenant_id, now(), answered);
-        let known_by = Attachment::ProviderMessage { sender_id: kit.sender_id.0, wamid: wamid.to_owned(), at: now() };
+        let (sender_id, wamid) = (kit.sender_id.0, wamid.to_owned());
+        let known_by = Attachment::ProviderMessage { sender_id, wamid, attempt: None, at: now() };
         let command = Addressed::new(*message, envelope, Actor::Engine("test")).with(known_by);
         kit.messages.execute(command).await.unwrap();
     }

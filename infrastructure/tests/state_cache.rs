@@ -58,7 +58,7 @@ fn any_command(random: &mut StdRng, attempt: u32) -> Envelope {
         10 => MessageCommand::MarkSent { attempt: None, acceptance, at },
         11 => MessageCommand::MarkDelivered { at, pricing: None },
         12 => MessageCommand::MarkRead { at, pricing: None },
-        13 => MessageCommand::MarkFailed { code: 131_026, class: FailureClass::Undeliverable, at },
+        13 => MessageCommand::MarkFailed { attempt: None, code: 131_026, class: FailureClass::Undeliverable, at },
         14 | 15 => MessageCommand::Defer { attempt, until: now + TimeDelta::seconds(60), code: 131_056 },
         16 => MessageCommand::MarkOutcomeUnknown { attempt },
         17 | 18 => {

@@ -16,7 +16,7 @@ use domain::message::{Acceptance, FailureClass};
 use infrastructure::whatsapp::client::{
     ClientConfig, ClientError, PrepareError, PreparedCall, SendRequest, WhatsAppClient,
 };
-use infrastructure::whatsapp::{RetryScope, SendOutcome, Stall, UnknownReason};
+use infrastructure::whatsapp::{PauseScope, RetryScope, SendOutcome, UnknownReason};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -53,7 +53,7 @@ async fn send(client: &WhatsAppClient, base_url: &str) -> SendOutcome {
 }
 
 fn unknown(why: UnknownReason) -> SendOutcome {
-    SendOutcome::Unknown { why, stall: None }
+    SendOutcome::Unknown { why, pause: None }
 }
 
 /// Serves every request with `answer`, until the test's runtime ends.
@@ -156,18 +156,18 @@ async fn accepted_with_each_acceptance() {
 }
 
 #[tokio::test]
-async fn refused_with_its_class_and_stall() {
+async fn refused_with_its_class_and_pause() {
     let base_url = serve_fixed(400, r#"{"error":{"code":131026,"message":"(#131026)"}}"#).await;
     let class = FailureClass::Undeliverable;
-    assert_eq!(send(&client(), &base_url).await, SendOutcome::Refused { code: 131026, class, stall: None });
+    assert_eq!(send(&client(), &base_url).await, SendOutcome::Refused { code: 131026, class, pause: None });
 
     let base_url = serve_fixed(400, r#"{"error":{"code":132015}}"#).await;
     let class = FailureClass::Configuration;
-    let expected = SendOutcome::Refused { code: 132015, class, stall: Some(Stall::Template) };
+    let expected = SendOutcome::Refused { code: 132015, class, pause: Some(PauseScope::Template) };
     assert_eq!(send(&client(), &base_url).await, expected);
 
     let base_url = serve_fixed(404, "no such page").await;
-    assert_eq!(send(&client(), &base_url).await, SendOutcome::Refused { code: 404, class, stall: None });
+    assert_eq!(send(&client(), &base_url).await, SendOutcome::Refused { code: 404, class, pause: None });
 }
 
 #[tokio::test]
@@ -177,13 +177,13 @@ async fn deferred_with_the_wait_of_the_table_or_of_the_headers() {
     })
     .await;
     let (after, scope) = (Duration::from_secs(17), RetryScope::Sender);
-    let expected = SendOutcome::Deferred { code: 130429, after, scope, stall: None };
+    let expected = SendOutcome::Deferred { code: 130429, after, scope, pause: None };
     assert_eq!(send(&client(), &base_url).await, expected);
 
     let base_url = serve_fixed(401, r#"{"error":{"code":190}}"#).await;
     assert!(matches!(
         send(&client(), &base_url).await,
-        SendOutcome::Deferred { code: 190, scope: RetryScope::Contact, stall: Some(Stall::Sender), .. }
+        SendOutcome::Deferred { code: 190, scope: RetryScope::Contact, pause: Some(PauseScope::Account), .. }
     ));
 }
 

@@ -13,6 +13,7 @@ pub mod error;
 pub mod installation;
 pub mod logging;
 pub mod migrate;
+pub mod notices;
 pub mod openapi;
 pub mod output;
 pub mod projections;
@@ -26,6 +27,7 @@ pub mod tenant;
 #[cfg(test)]
 mod tests;
 pub mod token;
+pub mod unknown;
 
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -99,6 +101,12 @@ enum Command {
     /// Show what could not be applied or sent, give it back, or discard it.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    /// Show calls of which nobody knows whether WhatsApp accepted them, and settle them.
+    #[command(subcommand)]
+    Unknown(unknown::UnknownCommand),
+    /// Show what stands still until somebody acts, and what to do about it.
+    #[command(subcommand)]
+    Notices(notices::NoticesCommand),
     /// Show campaigns, runs, open messages and queues at a glance.
     Status(status::StatusArgs),
     /// Check everything that the engine needs, and say what to do about what is missing.
@@ -123,6 +131,8 @@ impl Command {
             | Self::Contacts(_)
             | Self::Projections(_)
             | Self::DeadLetters(_)
+            | Self::Unknown(_)
+            | Self::Notices(_)
             | Self::Status(_)
             | Self::Doctor
             | Self::Config
@@ -189,6 +199,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Contacts(command) => contacts::run(command, &context).await,
         Command::Projections(command) => projections::run(command, &context).await,
         Command::DeadLetters(command) => dead_letters::run(command, &context).await,
+        Command::Unknown(command) => unknown::run(command, &context).await,
+        Command::Notices(command) => notices::run(command, &context).await,
         Command::Status(args) => status::run(&args, &context).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Config => config::run(&context),

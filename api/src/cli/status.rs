@@ -29,6 +29,8 @@ struct StatusAnswer {
     webhooks_pending: i64,
     /// What could not be applied and waits for a person.
     dead_letters: i64,
+    /// What stands still until a person acts.
+    notices: i64,
 }
 
 pub async fn run(args: &StatusArgs, context: &Context) -> anyhow::Result<()> {
@@ -54,7 +56,9 @@ async fn read(pool: &PgPool, tenant: Option<&Tenant>) -> Result<StatusAnswer, sq
     // Before the overview: what is interpreted in between shows there, and is never missing from both.
     let waiting = sqlx::query!(
         r#"SELECT (SELECT count(*) FROM webhook_pending) AS "webhooks_pending!",
-                  (SELECT count(*) FROM dead_letters) AS "dead_letters!""#
+                  (SELECT count(*) FROM dead_letters) AS "dead_letters!",
+                  (SELECT count(*) FROM notices WHERE done_at IS NULL AND ($1::uuid IS NULL OR tenant_id = $1)) AS "notices!""#,
+        tenant.map(|tenant| tenant.id.0),
     )
     .fetch_one(pool)
     .await?;
@@ -62,6 +66,7 @@ async fn read(pool: &PgPool, tenant: Option<&Tenant>) -> Result<StatusAnswer, sq
         overview: overview(pool, tenant.map(|tenant| tenant.id)).await?,
         webhooks_pending: waiting.webhooks_pending,
         dead_letters: waiting.dead_letters,
+        notices: waiting.notices,
     })
 }
 
@@ -88,6 +93,7 @@ fn text_of(answer: &StatusAnswer, out: Output, now: DateTime<Utc>, zone: &str) -
     fields.field("parked", format!("{} messages", count(overview.parked)));
     fields.field("webhooks to interpret", count(answer.webhooks_pending));
     fields.field("dead letters", count(answer.dead_letters));
+    fields.field("notices", count(answer.notices));
     fields.field("log position", count(overview.log_position));
 
     let columns = [("subscription", Align::Left), ("position", Align::Right), ("lag (events)", Align::Right)];
@@ -135,7 +141,7 @@ mod tests {
             log_position: 123_456,
             subscriptions: vec![SubscriptionRow { name: "projection:runs".to_owned(), position: 123_450, lag: 6 }],
         };
-        StatusAnswer { overview, webhooks_pending: 3, dead_letters: 0 }
+        StatusAnswer { overview, webhooks_pending: 3, dead_letters: 0, notices: 0 }
     }
 
     #[test]

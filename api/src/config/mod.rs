@@ -18,7 +18,7 @@ use toml::{Table, Value};
 use self::keys::{KEYS, Key, RELATIONS};
 pub use self::sections::{
     DatabaseConfig, DispatchConfig, EventsConfig, FanOutConfig, FeederConfig, HttpConfig, LogConfig, LogFormat,
-    MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, WebhooksConfig,
+    MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, UnknownConfig, WebhooksConfig,
 };
 
 /// The documented defaults.
@@ -42,6 +42,7 @@ pub struct Config {
     pub feeder: FeederConfig,
     pub dispatch: DispatchConfig,
     pub retries: RetriesConfig,
+    pub unknown: UnknownConfig,
     pub webhooks: WebhooksConfig,
     pub sandbox: SandboxConfig,
     pub log: LogConfig,

@@ -191,6 +191,10 @@ pub struct DispatchConfig {
     pub lease_ttl_s: u64,
     /// Most attempts to send one message.
     pub attempts_max: u32,
+    /// Refusals for how a message is made, one after the other, that stall a run.
+    pub misfits_in_row: u32,
+    /// Such refusals in percent of a run's calls that stall it.
+    pub misfits_percent: u32,
     /// Version of the Graph API, such as `v25.0`.
     pub api_version: String,
 }
@@ -249,6 +253,8 @@ pub struct RetriesConfig {
     pub template_sync_wait_s: u64,
     /// First wait of a message that failed after it was accepted, in seconds.
     pub trouble_wait_s: u64,
+    /// Retries of one message after a status has reported it as failed.
+    pub after_acceptance_max: u32,
     /// Wait of a message that met a stalled sender, in seconds.
     pub stalled_wait_s: u64,
     /// Growth of the waits of one contact.
@@ -276,6 +282,32 @@ impl RetriesConfig {
     }
 }
 
+/// Calls whose outcome nobody knows.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnknownConfig {
+    /// Time after which an unknown outcome is unconfirmed, in seconds.
+    pub unconfirmed_after_s: u64,
+    /// Time after which a message is sent again whose campaign asks for it, in seconds.
+    pub resend_after_s: u64,
+    /// Time between two looks, in milliseconds.
+    pub poll_ms: u64,
+}
+
+impl UnknownConfig {
+    pub fn unconfirmed_after(&self) -> Duration {
+        Duration::from_secs(self.unconfirmed_after_s)
+    }
+
+    pub fn resend_after(&self) -> Duration {
+        Duration::from_secs(self.resend_after_s)
+    }
+
+    pub fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_ms)
+    }
+}
+
 /// Storing webhooks, and interpreting them afterwards.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -296,6 +328,8 @@ pub struct WebhooksConfig {
     pub interpret_poll_ms: u64,
     /// Attempts before a webhook is parked.
     pub interpret_attempts_max: u32,
+    /// Days for which the bodies of webhooks are kept.
+    pub bodies_kept_days: u32,
 }
 
 impl WebhooksConfig {

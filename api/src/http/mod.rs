@@ -11,6 +11,7 @@ mod fields;
 mod health;
 mod layers;
 mod messages;
+mod notices;
 mod openapi;
 mod pages;
 mod path;
@@ -19,6 +20,7 @@ mod runs;
 mod senders;
 mod state;
 mod templates;
+mod unknown;
 mod uploads;
 
 use axum::extract::{DefaultBodyLimit, Path};
@@ -74,6 +76,10 @@ fn resources() -> Router<ApiState> {
         .route("/v1/runs/{id}", get(runs::get))
         .route("/v1/runs/{id}/messages", get(runs::list_messages))
         .route("/v1/messages/{id}", get(messages::get))
+        .route("/v1/messages/{id}/settle", post(unknown::settle))
+        .route("/v1/unknown", get(unknown::list))
+        .route("/v1/notices", get(notices::list))
+        .route("/v1/notices/{id}/done", post(notices::done))
         .route("/v1/senders", get(senders::list))
 }
 

@@ -4,7 +4,7 @@ use utoipa::openapi::{ComponentsBuilder, ContentBuilder, OpenApi, Ref, RefOr, Re
 use utoipa::{Modify, OpenApi as _};
 
 use super::problem::ProblemDocument;
-use super::{campaigns, contacts, health, messages, runs, senders, templates, uploads};
+use super::{campaigns, contacts, health, messages, notices, runs, senders, templates, unknown, uploads};
 use crate::webhooks;
 
 #[derive(utoipa::OpenApi)]
@@ -30,6 +30,10 @@ use crate::webhooks;
         runs::get,
         runs::list_messages,
         messages::get,
+        unknown::list,
+        unknown::settle,
+        notices::list,
+        notices::done,
         senders::list,
         health::livez,
         health::readyz,

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 
 use axum::extract::Query;
 use axum::http::Uri;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -122,6 +123,26 @@ impl PageRequest<Uuid> {
         faults.check()?;
         Ok(page)
     }
+}
+
+impl PageRequest<i64> {
+    pub(super) fn by_number(parameters: &mut Parameters, config: &HttpConfig, faults: &mut Faults) -> Self {
+        Self::of(parameters, config, faults, |text| text.parse().ok())
+    }
+}
+
+/// For lists in the order of a time: the time in microseconds and the id of the last item.
+impl PageRequest<(DateTime<Utc>, Uuid)> {
+    pub(super) fn by_time(parameters: &mut Parameters, config: &HttpConfig, faults: &mut Faults) -> Self {
+        Self::of(parameters, config, faults, |text| {
+            let (micros, id) = text.split_once('.')?;
+            Some((DateTime::from_timestamp_micros(micros.parse().ok()?)?, id.parse().ok()?))
+        })
+    }
+}
+
+pub(super) fn time_cursor(at: DateTime<Utc>, id: Uuid) -> String {
+    format!("{}.{id}", at.timestamp_micros())
 }
 
 impl PageRequest<String> {

@@ -30,6 +30,7 @@ pub(super) struct RunDocument {
     campaign_name: Option<String>,
     /// `running`, `paused`, `stalled`, `completed`, `cancelled` or `expired`.
     status: &'static str,
+    /// Why the engine has stopped it; `GET /v1/notices` says what to do.
     stall_reason: Option<String>,
     /// `schedule`, `manual` or `test`.
     trigger: &'static str,

@@ -68,10 +68,16 @@ pub enum Audience {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StallReason {
-    /// WhatsApp refuses the number's access token or rights; the code is WhatsApp's.
+    /// WhatsApp refuses the number; the code is WhatsApp's.
     SenderRefused { code: i32 },
+    /// WhatsApp refuses the number's account: its access token, its rights or its payment.
+    AccountRefused { code: i32 },
+    /// WhatsApp refuses all numbers of the business.
+    PortfolioRefused { code: i32 },
     /// WhatsApp refuses the template.
     TemplateRefused { code: i32 },
+    /// WhatsApp refused message after message for the way in which they are made; the code is that of the last.
+    MessagesRefused { code: i32 },
     /// The campaign's template or sender no longer exists.
     SetupMissing,
 }
@@ -80,7 +86,10 @@ impl StallReason {
     pub fn name(&self) -> &'static str {
         match self {
             Self::SenderRefused { .. } => "sender_refused",
+            Self::AccountRefused { .. } => "account_refused",
+            Self::PortfolioRefused { .. } => "portfolio_refused",
             Self::TemplateRefused { .. } => "template_refused",
+            Self::MessagesRefused { .. } => "messages_refused",
             Self::SetupMissing => "setup_missing",
         }
     }

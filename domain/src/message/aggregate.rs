@@ -21,8 +21,13 @@ pub struct Message {
     pub(super) claim_open: bool,
     /// How often WhatsApp has refused it for now.
     pub(super) refusals: u32,
+    /// How often it was deferred because a status reported it as failed after it had been accepted.
+    pub(super) retried_failures: u32,
     /// The latest attempt that was deferred; 0 if none was.
     pub(super) deferred: u32,
+    /// Was another attempt made while the outcome of an earlier one was unknown? Then a status that does not say which
+    /// attempt it is about may be about that one.
+    pub(super) resent: bool,
     /// A deferred message is not due before this.
     pub(super) not_before: Option<DateTime<Utc>>,
     pub(super) facts: Facts,
@@ -50,6 +55,11 @@ impl Message {
     /// How often WhatsApp has refused it for now. Attempts that ended without a call are not among them.
     pub fn refusals(&self) -> u32 {
         self.refusals
+    }
+
+    /// The attempt that a word about the message is about which does not say so; `None` if it may be about another.
+    pub fn certain_attempt(&self) -> Option<u32> {
+        (self.attempt > 0 && !self.resent).then_some(self.attempt)
     }
 
     /// Has it been claimed, and may more still be heard of it soon?
@@ -86,6 +96,7 @@ impl Message {
             | MessageCommand::MarkDelivered { .. }
             | MessageCommand::MarkRead { .. }
             | MessageCommand::MarkFailed { .. }
+            | MessageCommand::RetryFailed { .. }
             | MessageCommand::Defer { .. }
             | MessageCommand::MarkOutcomeUnknown { .. }
             | MessageCommand::Settle { .. }
@@ -153,10 +164,11 @@ impl Decider for Message {
                 self.claim_open = false;
                 self.facts.failed = true;
             }
-            MessageEvent::Deferred { attempt, until, .. } => {
+            MessageEvent::Deferred { attempt, until, after_acceptance, .. } => {
                 self.claim_open = false;
                 self.deferred = *attempt;
                 self.refusals += 1;
+                self.retried_failures += u32::from(*after_acceptance);
                 self.not_before = Some(*until);
                 self.ready_for_another_attempt();
             }
@@ -166,7 +178,10 @@ impl Decider for Message {
                 match transition.to {
                     MessageStatus::Sent => self.facts.sent = true,
                     MessageStatus::Failed => self.facts.failed = true,
-                    _ => self.ready_for_another_attempt(),
+                    _ => {
+                        self.resent = true;
+                        self.ready_for_another_attempt();
+                    }
                 }
             }
         }

@@ -52,15 +52,28 @@ pub enum MessageCommand {
         pricing: Option<Pricing>,
     },
     MarkFailed {
+        /// The attempt that failed; `None` for a status that does not say which attempt it is about.
+        attempt: Option<u32>,
         code: i32,
         class: FailureClass,
         at: DateTime<Utc>,
     },
-    /// A refusal that may be retried, of this attempt: synchronous, or reported by a status after acceptance.
+    /// WhatsApp refused the call of this attempt; another may be made from `until` on.
     Defer {
         attempt: u32,
         until: DateTime<Utc>,
         code: i32,
+    },
+    /// A status reports that WhatsApp gave up after it had accepted, with a code that may be retried. Where it may not be
+    /// retried any more, the message has failed.
+    RetryFailed {
+        /// `None` for a status that does not say which attempt it is about.
+        attempt: Option<u32>,
+        code: i32,
+        at: DateTime<Utc>,
+        until: DateTime<Utc>,
+        /// Retries after such a status, of one message.
+        retries_max: u32,
     },
     MarkOutcomeUnknown {
         attempt: u32,

@@ -1,7 +1,9 @@
+use chrono::{DateTime, Utc};
+
 use super::aggregate::{Facts, Message, Origin};
 use super::commands::{MessageCommand, Resolution};
 use super::error::MessageError;
-use super::events::{MessageEvent, MessageStatus, Milestone, OnUnknown, Transition};
+use super::events::{FailureClass, MessageEvent, MessageStatus, Milestone, OnUnknown, Transition};
 use crate::aggregate::CommandEnvelope;
 
 type Decision = Result<Vec<MessageEvent>, MessageError>;
@@ -53,11 +55,12 @@ pub(super) fn decide(state: &Message, envelope: &CommandEnvelope<MessageCommand>
             |facts| facts.read = true,
             |transition| MessageEvent::Read { transition, at: *at, pricing: pricing.clone() },
         ),
-        MessageCommand::MarkFailed { code, class, at } => message.fact(
-            |facts| facts.failed,
-            |facts| facts.failed = true,
-            |transition| MessageEvent::Failed { transition, code: *code, class: *class, at: *at },
-        ),
+        MessageCommand::MarkFailed { attempt, .. } if attempt.is_some_and(|attempt| attempt < state.attempt) => NOTHING,
+        MessageCommand::MarkFailed { code, class, at, .. } => message.failed(*code, *class, *at),
+        MessageCommand::RetryFailed { attempt, code, at, until, retries_max } => {
+            let failure = Failure { attempt: *attempt, code: *code, at: *at };
+            message.retry_failed(&failure, *until, *retries_max)
+        }
         MessageCommand::Defer { attempt, until, code } => message.defer(*attempt, *until, *code),
         MessageCommand::MarkOutcomeUnknown { attempt } => {
             if !message.is_open(*attempt) {
@@ -100,6 +103,13 @@ fn create(envelope: &CommandEnvelope<MessageCommand>) -> Decision {
     }
 }
 
+/// What a status says of a message that WhatsApp gave up.
+struct Failure {
+    attempt: Option<u32>,
+    code: i32,
+    at: DateTime<Utc>,
+}
+
 /// A message that exists and is the tenant's.
 struct Known<'a> {
     state: &'a Message,
@@ -123,7 +133,7 @@ impl Known<'_> {
         self.state.reached.contains(&Milestone::Sent)
     }
 
-    fn may_begin(&self, attempt: u32, at: chrono::DateTime<chrono::Utc>) -> Result<(), MessageError> {
+    fn may_begin(&self, attempt: u32, at: DateTime<Utc>) -> Result<(), MessageError> {
         let latest = self.state.attempt;
         if attempt <= latest {
             return Err(MessageError::AttemptBegun { attempt, latest });
@@ -185,7 +195,7 @@ impl Known<'_> {
         Ok(vec![event(transition)])
     }
 
-    fn defer(&self, attempt: u32, until: chrono::DateTime<chrono::Utc>, code: i32) -> Decision {
+    fn defer(&self, attempt: u32, until: DateTime<Utc>, code: i32) -> Decision {
         let given_back = attempt == self.state.attempt && self.status() == MessageStatus::Pending;
         if attempt < self.state.attempt || attempt <= self.state.deferred || given_back {
             return NOTHING;
@@ -197,10 +207,47 @@ impl Known<'_> {
         if attempt != self.state.attempt || !retryable {
             return Err(self.not_allowed());
         }
-        Ok(vec![MessageEvent::Deferred { transition: self.attempted(MessageStatus::Pending), attempt, until, code }])
+        let transition = self.attempted(MessageStatus::Pending);
+        Ok(vec![MessageEvent::Deferred { transition, attempt, until, code, after_acceptance: false }])
     }
 
-    fn settle(&self, resolution: Resolution, at: chrono::DateTime<chrono::Utc>) -> Decision {
+    fn failed(&self, code: i32, class: FailureClass, at: DateTime<Utc>) -> Decision {
+        self.fact(
+            |facts| facts.failed,
+            |facts| facts.failed = true,
+            |transition| MessageEvent::Failed { transition, code, class, at },
+        )
+    }
+
+    /// Another attempt after one that had been accepted reaches a person twice if the word is not about that one. So it
+    /// is made only where nothing else can be meant.
+    fn retry_failed(&self, failure: &Failure, until: DateTime<Utc>, retries_max: u32) -> Decision {
+        let Failure { attempt, code, at } = *failure;
+        let latest = self.state.attempt;
+        let is_repeated = match attempt {
+            Some(attempt) => attempt < latest || attempt <= self.state.deferred,
+            // Nothing is under way that could have failed.
+            None => latest > 0 && self.status() == MessageStatus::Pending,
+        };
+        if is_repeated || self.state.facts.failed {
+            return NOTHING;
+        }
+        if attempt.is_some_and(|attempt| attempt > latest) {
+            return Err(self.not_allowed());
+        }
+        let is_certain = attempt.is_some() || !self.state.resent;
+        let is_retryable = matches!(
+            self.status(),
+            MessageStatus::Dispatching | MessageStatus::Sent | MessageStatus::Unknown | MessageStatus::Unconfirmed
+        );
+        if !is_certain || !is_retryable || self.state.retried_failures >= retries_max {
+            return self.failed(code, FailureClass::RetriesExhausted, at);
+        }
+        let transition = self.attempted(MessageStatus::Pending);
+        Ok(vec![MessageEvent::Deferred { transition, attempt: latest, until, code, after_acceptance: true }])
+    }
+
+    fn settle(&self, resolution: Resolution, at: DateTime<Utc>) -> Decision {
         let doubtful = matches!(self.status(), MessageStatus::Unknown | MessageStatus::Unconfirmed);
         if !doubtful {
             // A webhook or another operator was faster, or there was never a doubt.

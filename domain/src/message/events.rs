@@ -302,7 +302,15 @@ pub enum MessageEvent {
     Failed { transition: Transition, code: i32, class: FailureClass, at: DateTime<Utc> },
     /// WhatsApp refused this attempt for now; a new one may be made from `until` on.
     #[serde(rename = "MessageDeferred")]
-    Deferred { transition: Transition, attempt: u32, until: DateTime<Utc>, code: i32 },
+    Deferred {
+        transition: Transition,
+        attempt: u32,
+        until: DateTime<Utc>,
+        code: i32,
+        /// Was the call accepted first, and reported as failed by a status?
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        after_acceptance: bool,
+    },
     /// The call may or may not have been accepted.
     #[serde(rename = "OutcomeUnknown")]
     OutcomeUnknown { transition: Transition, attempt: u32 },

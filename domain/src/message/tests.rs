@@ -65,7 +65,12 @@ fn read() -> Command {
 }
 
 fn failed() -> Command {
-    Command::MarkFailed { code: 131_026, class: FailureClass::Undeliverable, at: at(4) }
+    Command::MarkFailed { attempt: None, code: 131_026, class: FailureClass::Undeliverable, at: at(4) }
+}
+
+/// A status that reports a failure after acceptance; of this attempt, or without saying of which.
+fn gave_up(attempt: Option<u32>) -> Command {
+    Command::RetryFailed { attempt, code: 131_000, at: at(4), until: at(DUE), retries_max: 1 }
 }
 
 fn defer(attempt: u32) -> Command {
@@ -375,6 +380,7 @@ fn a_retryable_refusal_defers_the_present_attempt() {
         attempt: 1,
         until: at(DUE),
         code: 131_056,
+        after_acceptance: false,
     };
     leads_to(&reaching(Status::Dispatching), &defer(1), event(Status::Dispatching, &[Milestone::Attempted]));
     for status in [Status::Sent, Status::Unknown, Status::Unconfirmed] {
@@ -387,6 +393,70 @@ fn a_retryable_refusal_defers_the_present_attempt() {
     // Word of an attempt that another one followed.
     does_nothing(&[queue(), begin(1), release(1), begin(2)], &defer(1));
     does_nothing(&[queue(), begin(1), release(1)], &defer(1));
+}
+
+#[test]
+fn what_whatsapp_gave_up_after_acceptance_is_tried_again_as_often_as_allowed() {
+    let deferred = |from, attempt, reached: &[Milestone]| Event::Deferred {
+        transition: moves(from, Status::Pending, reached),
+        attempt,
+        until: at(DUE),
+        code: 131_000,
+        after_acceptance: true,
+    };
+    let given_up = |from, to, reached: &[Milestone]| Event::Failed {
+        transition: moves(from, to, reached),
+        code: 131_000,
+        class: FailureClass::RetriesExhausted,
+        at: at(4),
+    };
+    for attempt in [None, Some(1)] {
+        let dispatching = reaching(Status::Dispatching);
+        leads_to(&dispatching, &gave_up(attempt), deferred(Status::Dispatching, 1, &[Milestone::Attempted]));
+        for status in [Status::Sent, Status::Unknown, Status::Unconfirmed] {
+            leads_to(&reaching(status), &gave_up(attempt), deferred(status, 1, &[]));
+        }
+        // What reached the contact is not sent again.
+        for status in [Status::Delivered, Status::Read] {
+            leads_to(&reaching(status), &gave_up(attempt), given_up(status, status, &[]));
+        }
+        does_nothing(&reaching(Status::Failed), &gave_up(attempt));
+        let again = [queue(), begin(1), sent(), gave_up(attempt)];
+        does_nothing(&again, &gave_up(attempt));
+        let second = [&again[..], &[begin(2), answered(2)]].concat();
+        leads_to(&second, &gave_up(attempt.map(|_| 2)), given_up(Status::Sent, Status::Failed, &[]));
+    }
+    is_refused(&[queue()], &gave_up(None), Error::NeverDispatched);
+}
+
+#[test]
+fn a_failure_of_an_earlier_attempt_is_not_taken_for_one_of_the_present() {
+    let second = [queue(), begin(1), sent(), gave_up(Some(1)), begin(2), answered(2)];
+    does_nothing(&second, &gave_up(Some(1)));
+    does_nothing(
+        &second,
+        &Command::MarkFailed { attempt: Some(1), code: 1, class: FailureClass::Permanent, at: at(4) },
+    );
+}
+
+#[test]
+fn after_a_second_call_in_doubt_a_failure_without_its_attempt_is_never_retried() {
+    let resent = [
+        queue_with(OnUnknown::Resend),
+        begin(1),
+        unknown(1),
+        Command::Settle { resolution: Resolution::Resend },
+        begin(2),
+        answered(2),
+    ];
+    let failed = Event::Failed {
+        transition: moves(Status::Sent, Status::Failed, &[]),
+        code: 131_000,
+        class: FailureClass::RetriesExhausted,
+        at: at(4),
+    };
+    leads_to(&resent, &gave_up(None), failed);
+    assert_eq!(fold(&after(&[&resent[..], &[gave_up(Some(2))]].concat())).status(), Some(Status::Pending));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A run is complete when its audience is closed and none of its messages is pending or dispatching.
+//! A run is complete when its audience is closed and none of its messages is pending or dispatching, nor unknown where
+//! the campaign sends such messages again.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use super::{Saga, SagaCommand, SagaRequest};
 use crate::campaign_run::{CampaignRunCommand, CampaignRunEvent};
 use crate::event::{Event, RecordedEvent};
 use crate::ids::RunId;
-use crate::message::{MessageStatus, Transition};
+use crate::message::{MessageStatus, OnUnknown, Transition};
 
 pub struct CompletionSaga;
 
@@ -20,6 +21,9 @@ pub struct CompletionState {
     counts: BTreeMap<MessageStatus, i64>,
     audience_closed: bool,
     ended: bool,
+    /// Is a message sent again when its outcome stays unknown? Then the run is not over before that.
+    #[serde(default)]
+    resends: bool,
 }
 
 impl Saga for CompletionSaga {
@@ -73,16 +77,14 @@ impl Saga for CompletionSaga {
 impl CompletionState {
     fn run_event(&mut self, event: &CampaignRunEvent) {
         match event {
+            CampaignRunEvent::Started { definition, .. } => self.resends = definition.on_unknown == OnUnknown::Resend,
             CampaignRunEvent::AudienceResolved { .. } => self.audience_closed = true,
             CampaignRunEvent::Cancelled { .. }
             | CampaignRunEvent::Expired { .. }
             | CampaignRunEvent::Completed { .. } => {
                 self.ended = true;
             }
-            CampaignRunEvent::Started { .. }
-            | CampaignRunEvent::Paused { .. }
-            | CampaignRunEvent::Resumed { .. }
-            | CampaignRunEvent::Stalled { .. } => {}
+            CampaignRunEvent::Paused { .. } | CampaignRunEvent::Resumed { .. } | CampaignRunEvent::Stalled { .. } => {}
         }
     }
 
@@ -96,7 +98,11 @@ impl CompletionState {
     fn is_complete(&self) -> bool {
         self.audience_closed
             && !self.ended
-            && self.counts.iter().all(|(status, count)| !status.holds_run_open() || *count == 0)
+            && self.counts.iter().all(|(status, count)| !self.is_held_open_by(*status) || *count == 0)
+    }
+
+    fn is_held_open_by(&self, status: MessageStatus) -> bool {
+        status.holds_run_open() || (self.resends && status == MessageStatus::Unknown)
     }
 
     fn known_counts(&self) -> BTreeMap<MessageStatus, u64> {

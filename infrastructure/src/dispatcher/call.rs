@@ -16,7 +16,8 @@ use super::departing::{Flight, ReadyCall};
 use super::supervisor::Dispatcher;
 use crate::event_store::{Actor, Addressed, Attachment, CommandError};
 use crate::pacing::{Departure, Departures};
-use crate::whatsapp::{RetryScope, SendOutcome, Stall};
+use crate::trouble::stall_reason;
+use crate::whatsapp::{RetryScope, SendOutcome};
 
 /// How long an outcome is tried to be stored before it is left to the sweeper and the webhooks.
 const RECORD_ATTEMPTS_MAX: u32 = 12;
@@ -65,7 +66,7 @@ impl CallContext {
         flight.took(began.elapsed());
         drop(flight);
         tracing::debug!(message.id = %claim.item.message_id, receipt = claim.receipt, "called");
-        let stall = self.heed(&outcome, claim.refusals, departure);
+        let stall = self.heed(&outcome, &claim, departure);
         let (command, attachment) = self.command(&claim, outcome);
         if self.record(&claim, command, attachment).await {
             mark.clear();
@@ -102,7 +103,12 @@ impl CallContext {
     pub(super) async fn fail_unsendable(&self, claim: &Claim) {
         let at = self.dispatcher.clock.now();
         let class = FailureClass::Configuration;
-        self.record(claim, MessageCommand::MarkFailed { code: UNSENDABLE_CODE, class, at }, None).await;
+        self.record(
+            claim,
+            MessageCommand::MarkFailed { attempt: Some(claim.item.attempt), code: UNSENDABLE_CODE, class, at },
+            None,
+        )
+        .await;
     }
 
     fn command(&self, claim: &Claim, outcome: SendOutcome) -> (MessageCommand, Option<Attachment>) {
@@ -110,16 +116,20 @@ impl CallContext {
         let at = self.dispatcher.clock.now();
         match outcome {
             SendOutcome::Accepted { wamid, acceptance } => {
-                let known_by = Attachment::ProviderMessage { sender_id: self.sender_id.0, wamid, at };
+                let known_by =
+                    Attachment::ProviderMessage { sender_id: self.sender_id.0, wamid, attempt: Some(attempt), at };
                 (MessageCommand::MarkSent { attempt: Some(attempt), acceptance, at }, Some(known_by))
             }
-            SendOutcome::Refused { code, class, .. } => (MessageCommand::MarkFailed { code, class, at }, None),
-            SendOutcome::Deferred { code, .. } if claim.refusals + 1 >= self.dispatcher.config.attempts_max => {
-                (MessageCommand::MarkFailed { code, class: FailureClass::RetriesExhausted, at }, None)
+            SendOutcome::Refused { code, class, .. } => {
+                (MessageCommand::MarkFailed { attempt: Some(attempt), code, class, at }, None)
             }
-            SendOutcome::Deferred { code, after, scope, stall } => {
+            SendOutcome::Deferred { code, .. } if claim.refusals + 1 >= self.dispatcher.config.attempts_max => {
+                let class = FailureClass::RetriesExhausted;
+                (MessageCommand::MarkFailed { attempt: Some(attempt), code, class, at }, None)
+            }
+            SendOutcome::Deferred { code, after, scope, pause } => {
                 // What waits for a person does not wait longer for having been tried more often.
-                let refusals = if stall.is_some() { 0 } else { claim.refusals };
+                let refusals = if pause.is_some() { 0 } else { claim.refusals };
                 let wait = self.dispatcher.client.retries().grown(after, scope, refusals);
                 let wait = TimeDelta::from_std(wait).unwrap_or(TimeDelta::days(1));
                 (MessageCommand::Defer { attempt, until: at + wait, code }, None)
@@ -135,7 +145,7 @@ impl CallContext {
     }
 
     /// What an outcome means for more than its own message.
-    fn heed(&self, outcome: &SendOutcome, refusals: u32, departure: Departure) -> Option<StallReason> {
+    fn heed(&self, outcome: &SendOutcome, claim: &Claim, departure: Departure) -> Option<StallReason> {
         if matches!(outcome, SendOutcome::Deferred { code: THROUGHPUT_EXCEEDED, .. })
             && self.departures.refused(&departure)
         {
@@ -148,24 +158,23 @@ impl CallContext {
             // What was not answered says nothing about when it was read.
             SendOutcome::NotConnected | SendOutcome::Unknown { .. } => drop(departure),
         }
-        let (code, stall, wait) = match outcome {
+        let misfit = self.dispatcher.misfits.observe(claim.item.run_id, outcome);
+        let (code, pause, wait) = match outcome {
             SendOutcome::Accepted { .. } => return None,
-            SendOutcome::Refused { code, stall, .. } => (*code, *stall, None),
-            SendOutcome::Deferred { code, after, scope, stall } => {
+            SendOutcome::Refused { code, pause, .. } => (*code, *pause, None),
+            SendOutcome::Deferred { code, after, scope, pause } => {
                 let whole_sender = matches!(scope, RetryScope::Sender | RetryScope::Account);
-                (*code, *stall, whole_sender.then(|| self.dispatcher.client.retries().grown(*after, *scope, refusals)))
+                let grown = || self.dispatcher.client.retries().grown(*after, *scope, claim.refusals);
+                (*code, *pause, whole_sender.then(grown))
             }
             SendOutcome::NotConnected => (0, None, Some(Duration::from_secs(1))),
-            SendOutcome::Unknown { stall, .. } => (0, *stall, None),
+            SendOutcome::Unknown { pause, .. } => (0, *pause, None),
         };
         if let Some(wait) = wait {
             tracing::debug!(sender.id = %self.sender_id, code, wait_ms = wait.as_millis(), "sending of this number pauses");
             self.departures.hold_until(Instant::now() + wait);
         }
-        Some(match stall? {
-            Stall::Sender => StallReason::SenderRefused { code },
-            Stall::Template => StallReason::TemplateRefused { code },
-        })
+        pause.map(|scope| stall_reason(scope, code)).or(misfit)
     }
 
     async fn stall_run(&self, claim: &Claim, reason: StallReason) {

@@ -10,6 +10,7 @@ mod claim;
 mod departing;
 mod journal;
 mod last_look;
+mod misfits;
 mod readying;
 mod sender_loop;
 mod strikes;
@@ -18,5 +19,6 @@ mod sweeper;
 
 pub use claim::InFlight;
 pub use journal::{CallJournal, Recovered};
+pub use misfits::{MisfitLimits, Misfits};
 pub use supervisor::{Dispatcher, DispatcherConfig};
 pub use sweeper::Sweeper;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::claim::InFlight;
 use super::journal::CallJournal;
+use super::misfits::Misfits;
 use super::sender_loop::SenderLoop;
 use crate::clock::Clock;
 use crate::dispatch_queue::DispatchQueue;
@@ -53,6 +54,7 @@ pub struct Dispatcher {
     pub client: WhatsAppClient,
     pub journal: CallJournal,
     pub in_flight: InFlight,
+    pub misfits: Misfits,
     pub config: DispatcherConfig,
 }
 

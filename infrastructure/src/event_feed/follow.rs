@@ -1,5 +1,6 @@
 //! A subscription whose effect is rows in tables: the rows commit with the checkpoint, so nothing is applied twice and
-//! nothing is left out, whatever dies in between.
+//! nothing is left out, whatever dies in between. Commands that events ask for are given first, and are given again
+//! after a crash.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +30,18 @@ pub trait TableEffect: Send + Sync {
         Duration::ZERO
     }
 
+    /// Gives the commands that these events ask for, before their rows are written. Each must be a no-op when it is given
+    /// again, for nobody knows of them before the checkpoint has moved.
+    async fn act(&self, _: &[Arc<RecordedEvent>]) -> Result<(), ActError> {
+        Ok(())
+    }
+
     /// Writes the rows of these events, which concern it and come in order. No other effect is allowed here.
     async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error>;
 }
+
+/// A command could not be given.
+pub type ActError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Events come fast when a batch has so many.
 pub(crate) const FAST_BATCH: usize = 100;
@@ -51,6 +61,12 @@ enum FollowError {
         up_to: Position,
         #[source]
         source: sqlx::Error,
+    },
+    #[error("what the events up to position {up_to} ask for could not be done")]
+    Act {
+        up_to: Position,
+        #[source]
+        source: ActError,
     },
     #[error("the checkpoint could not be read")]
     Checkpoint(#[from] sqlx::Error),
@@ -103,9 +119,12 @@ async fn follow_from_checkpoint(
             Err(_) => continue,
         };
         let quiet = batch.up_to == seen;
-        let concerned = batch.events.iter().any(|event| effect.concerns(event));
-        if concerned || quiet || batch.up_to - stored >= IDLE_CHECKPOINT_EVERY {
-            let applied = tokio::time::timeout(APPLY_MAX, apply_batch(pool, effect, &batch, stored))
+        let concerning: Vec<Arc<RecordedEvent>> =
+            batch.events.iter().filter(|event| effect.concerns(event)).cloned().collect();
+        if !concerning.is_empty() || quiet || batch.up_to - stored >= IDLE_CHECKPOINT_EVERY {
+            let acted = effect.act(&concerning).await;
+            acted.map_err(|source| FollowError::Act { up_to: batch.up_to, source })?;
+            let applied = tokio::time::timeout(APPLY_MAX, apply_batch(pool, effect, &concerning, stored, batch.up_to))
                 .await
                 .unwrap_or(Err(sqlx::Error::PoolTimedOut))
                 .map_err(|source| FollowError::Apply { up_to: batch.up_to, source })?;
@@ -125,18 +144,17 @@ async fn follow_from_checkpoint(
 async fn apply_batch(
     pool: &PgPool,
     effect: &dyn TableEffect,
-    batch: &Batch,
+    concerning: &[Arc<RecordedEvent>],
     stored: Position,
+    up_to: Position,
 ) -> Result<bool, sqlx::Error> {
-    let concerning: Vec<Arc<RecordedEvent>> =
-        batch.events.iter().filter(|event| effect.concerns(event)).cloned().collect();
     let mut tx = pool.begin().await?;
     // The checkpoint first: its row lock keeps a second process from doing the same work at the same time.
-    if !advance_in_tx(&mut tx, effect.name(), stored, batch.up_to).await? {
+    if !advance_in_tx(&mut tx, effect.name(), stored, up_to).await? {
         return Ok(false);
     }
     if !concerning.is_empty() {
-        effect.apply(&mut tx, &concerning).await?;
+        effect.apply(&mut tx, concerning).await?;
     }
     tx.commit().await?;
     Ok(true)

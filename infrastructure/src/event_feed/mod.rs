@@ -10,6 +10,6 @@ mod subscription;
 
 pub use feed::{Batch, EventFeed, FeedConfig, FeedError, read_events};
 pub(crate) use follow::FAST_BATCH;
-pub use follow::{TableEffect, follow};
+pub use follow::{ActError, TableEffect, follow};
 pub use mark::{HighWaterMark, MarkError};
 pub use subscription::{advance_in_tx, lock_position_in_tx, position_of, register};

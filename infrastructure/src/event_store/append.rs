@@ -16,8 +16,14 @@ use uuid::Uuid;
 pub enum Attachment {
     /// With `MessageQueued`: to whom it goes, with which values.
     Recipient(RecipientRow),
-    /// With `MessageSent`: the id that WhatsApp gave it.
-    ProviderMessage { sender_id: Uuid, wamid: String, at: DateTime<Utc> },
+    /// With the first word on a call: the id that WhatsApp gave it.
+    ProviderMessage {
+        sender_id: Uuid,
+        wamid: String,
+        /// Whose call it answers; `None` if that is for the message to say.
+        attempt: Option<u32>,
+        at: DateTime<Utc>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -53,7 +59,11 @@ impl AppendRows {
         self.metadata.push(metadata);
     }
 
-    pub(super) fn attach(&mut self, id: Uuid, attachment: Attachment) {
+    /// `latest`: the attempt that an id of WhatsApp's belongs to which does not say so, if that is certain.
+    pub(super) fn attach(&mut self, id: Uuid, mut attachment: Attachment, latest: Option<u32>) {
+        if let Attachment::ProviderMessage { attempt, .. } = &mut attachment {
+            *attempt = attempt.or(latest);
+        }
         self.attachments.push((id, attachment));
     }
 
@@ -74,7 +84,13 @@ pub(super) async fn append(
     for (message, attachment) in &rows.attachments {
         match attachment {
             Attachment::Recipient(row) => recipients.push(*message, row),
-            Attachment::ProviderMessage { sender_id, wamid, at } => provider.push(*message, *sender_id, wamid, *at),
+            Attachment::ProviderMessage { sender_id, wamid, attempt, at } => {
+                provider.message_ids.push(*message);
+                provider.sender_ids.push(*sender_id);
+                provider.wamids.push(wamid.clone());
+                provider.attempts.push(attempt.map(|attempt| i32::try_from(attempt).unwrap_or(i32::MAX)));
+                provider.created_at.push(*at);
+            }
         }
     }
     // Sorted by key, so that two batches that overlap meet in the same order and cannot deadlock. The positions of
@@ -89,7 +105,7 @@ pub(super) async fn append(
         ), appended AS (
             INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata)
             SELECT $1, i.aggregate_id, i.sequence, i.event_type, i.event_version, i.payload::jsonb, i.metadata::jsonb
-            FROM input i ORDER BY i.aggregate_id, i.sequence
+            FROM input i ORDER BY i.aggregate_id COLLATE "C", i.sequence
             ON CONFLICT (aggregate_type, aggregate_id, sequence) DO NOTHING
             RETURNING aggregate_id, sequence, position
         ), recipients AS (
@@ -99,12 +115,13 @@ pub(super) async fn append(
                 AS r(message_id, tenant_id, contact_id, phone, variables)
             ON CONFLICT (message_id) DO NOTHING
         ), provider AS (
-            INSERT INTO provider_messages (sender_id, wamid, message_id, created_at)
-            SELECT DISTINCT ON (p.sender_id, p.wamid) p.sender_id, p.wamid, p.message_id, p.created_at
-            FROM unnest($13::uuid[], $14::uuid[], $15::text[], $16::timestamptz[])
-                AS p(message_id, sender_id, wamid, created_at)
-            ORDER BY p.sender_id, p.wamid
-            ON CONFLICT (sender_id, wamid) DO UPDATE SET message_id = excluded.message_id
+            INSERT INTO provider_messages (sender_id, wamid, message_id, created_at, attempt)
+            SELECT DISTINCT ON (p.sender_id, p.wamid) p.sender_id, p.wamid, p.message_id, p.created_at, p.attempt
+            FROM unnest($13::uuid[], $14::uuid[], $15::text[], $16::timestamptz[], $17::integer[])
+                AS p(message_id, sender_id, wamid, created_at, attempt)
+            ORDER BY p.sender_id, p.wamid, p.attempt
+            ON CONFLICT (sender_id, wamid) DO UPDATE
+            SET message_id = excluded.message_id, attempt = coalesce(provider_messages.attempt, excluded.attempt)
             WHERE provider_messages.message_id IS DISTINCT FROM excluded.message_id
         )
         SELECT aggregate_id AS "aggregate_id!", sequence AS "sequence!", position AS "position!" FROM appended
@@ -125,6 +142,7 @@ pub(super) async fn append(
         &provider.sender_ids,
         &provider.wamids,
         &provider.created_at,
+        &provider.attempts as &[Option<i32>],
     )
     .fetch_all(connection)
     .await?;
@@ -158,14 +176,6 @@ struct ProviderColumns {
     message_ids: Vec<Uuid>,
     sender_ids: Vec<Uuid>,
     wamids: Vec<String>,
+    attempts: Vec<Option<i32>>,
     created_at: Vec<DateTime<Utc>>,
-}
-
-impl ProviderColumns {
-    fn push(&mut self, message: Uuid, sender: Uuid, wamid: &str, at: DateTime<Utc>) {
-        self.message_ids.push(message);
-        self.sender_ids.push(sender);
-        self.wamids.push(wamid.to_owned());
-        self.created_at.push(at);
-    }
 }

@@ -136,37 +136,37 @@ impl<A: Commanded> Bases<A> {
         if ids.is_empty() {
             return Ok(());
         }
+        let ids: Vec<Uuid> = ids.into_iter().collect();
         let wanted: Vec<String> = ids.iter().map(Uuid::to_string).collect();
-        for id in ids {
-            self.by_id.insert(id, Base { known: Known::new(), assumed: false });
-        }
-        // One index lookup for each aggregate: with `= ANY` the planner may walk the whole index of the type instead.
-        let history = sqlx::query!(
-            r#"SELECT e.aggregate_id AS "id!", e.sequence AS "sequence!", e.payload::text AS "payload!"
-               FROM unnest($2::text[]) AS wanted (id)
-               CROSS JOIN LATERAL (
-                   SELECT aggregate_id, sequence, payload FROM events
-                   WHERE aggregate_type = $1 AND aggregate_id = wanted.id
-                   ORDER BY sequence
-               ) e"#,
+        // One index lookup for each aggregate: with `= ANY` the planner may walk the whole index of the type instead. And
+        // one row for each: a sequence has no gaps, so the number of its events is the last one's.
+        let histories = sqlx::query!(
+            r#"SELECT wanted.place AS "place!",
+                      ARRAY(SELECT payload::text FROM events
+                            WHERE aggregate_type = $1 AND aggregate_id = wanted.id
+                            ORDER BY sequence) AS "payloads!"
+               FROM unnest($2::text[]) WITH ORDINALITY AS wanted (id, place)"#,
             A::TYPE,
             &wanted,
         )
         .fetch_all(connection)
         .await?;
-        for row in history {
-            let Some((id, base)) = row.id.parse().ok().and_then(|id| Some((id, self.by_id.get_mut(&id)?))) else {
-                continue;
-            };
-            match serde_json::from_str::<A::Event>(&row.payload) {
-                Ok(event) => {
-                    base.known.state.evolve(&event);
-                    base.known.last_sequence = row.sequence;
-                }
-                Err(error) => {
-                    self.unreadable.entry(id).or_insert_with(|| Arc::new(error));
+        for row in histories {
+            let place = usize::try_from(row.place - 1).ok();
+            let Some(id) = place.and_then(|place| ids.get(place)).copied() else { continue };
+            let mut known: Known<A> = Known::new();
+            for payload in row.payloads {
+                match serde_json::from_str::<A::Event>(&payload) {
+                    Ok(event) => {
+                        known.state.evolve(&event);
+                        known.last_sequence += 1;
+                    }
+                    Err(error) => {
+                        self.unreadable.entry(id).or_insert_with(|| Arc::new(error));
+                    }
                 }
             }
+            self.by_id.insert(id, Base { known, assumed: false });
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl<A: Commanded> Pass<A> {
                 staged.push((working.known.last_sequence, event));
             }
             if let Some(attachment) = &command.attachment {
-                self.rows.attach(command.id, attachment.clone());
+                self.rows.attach(command.id, attachment.clone(), working.known.state.latest_attempt());
             }
         }
         Decision::Staged { events: staged, state: working.known.state.clone() }

@@ -85,6 +85,11 @@ pub trait Commanded: Decider<Command = CommandEnvelope<<Self as Commanded>::Kind
     fn expects_more(&self) -> bool {
         false
     }
+
+    /// The attempt that an id of WhatsApp's belongs to which is heard of for the first time; `None` if it may be another.
+    fn latest_attempt(&self) -> Option<u32> {
+        None
+    }
 }
 
 impl Commanded for Message {
@@ -100,6 +105,10 @@ impl Commanded for Message {
 
     fn expects_more(&self) -> bool {
         self.is_under_way()
+    }
+
+    fn latest_attempt(&self) -> Option<u32> {
+        self.certain_attempt()
     }
 }
 

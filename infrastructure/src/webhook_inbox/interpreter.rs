@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::applying::apply;
+use super::applying::{FailureRules, apply};
 use super::owners::Owners;
 use super::pending::{Body, Pending, Rest, Step, StepLimits};
 use super::reading::{Contents, read};
@@ -38,6 +38,7 @@ pub struct InterpreterConfig {
     pub poll: Duration,
     /// A body that failed so often is parked.
     pub attempts_max: u32,
+    pub failures: FailureRules,
 }
 
 const LEASE: &str = "webhook-interpreter";
@@ -323,11 +324,11 @@ impl Work {
     }
 
     async fn apply(&self, step: &Step, contents: Contents) -> Result<(), InterpretError> {
-        let Interpreter { pool, messages, clock, .. } = &self.interpreter;
+        let Interpreter { pool, messages, clock, config } = &self.interpreter;
         let now = clock.now();
         let mut rest = Rest { parked: contents.parked, waiting: Vec::new(), inbound: contents.inbound };
         if !contents.located.is_empty() {
-            apply(pool, messages, contents.located, now, &mut rest).await?;
+            apply(pool, messages, &config.failures, contents.located, now, &mut rest).await?;
         }
         self.pending.end(step, rest, now).await?;
         Ok(())

@@ -7,8 +7,11 @@ mod applying;
 mod interpreter;
 mod owners;
 mod pending;
+mod purge;
 mod reading;
 mod store;
 
+pub use applying::FailureRules;
 pub use interpreter::{Interpreter, InterpreterConfig};
+pub use purge::BodyPurge;
 pub use store::{Inbox, InboxConfig, InboxError};

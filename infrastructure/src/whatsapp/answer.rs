@@ -6,7 +6,7 @@ use domain::message::{Acceptance, FailureClass};
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use serde_json::Value;
 
-use super::reactions::{Channel, Reaction, RetryScope, Stall, reaction, refused_unprocessed};
+use super::reactions::{Channel, PauseScope, Reaction, RetryScope, reaction, refused_unprocessed};
 use super::retry_ladder::{RetryLadder, Rung};
 use super::{WAMID_BYTES_MAX, without_nul};
 
@@ -16,13 +16,13 @@ pub enum SendOutcome {
     /// WhatsApp answered 2xx with a message id. The id embeds the phone number: it is personal data.
     Accepted { wamid: String, acceptance: Acceptance },
     /// WhatsApp did not accept it and will not. `code` is WhatsApp's, or the HTTP status where the answer carries none.
-    Refused { code: i32, class: FailureClass, stall: Option<Stall> },
+    Refused { code: i32, class: FailureClass, pause: Option<PauseScope> },
     /// WhatsApp did not accept it now. It may be called again after the wait, which `scope` keeps as well.
-    Deferred { code: i32, after: Duration, scope: RetryScope, stall: Option<Stall> },
+    Deferred { code: i32, after: Duration, scope: RetryScope, pause: Option<PauseScope> },
     /// DNS, connect or TLS failed: no byte of the request left.
     NotConnected,
     /// The message may or may not have been accepted; it must not be called again.
-    Unknown { why: UnknownReason, stall: Option<Stall> },
+    Unknown { why: UnknownReason, pause: Option<PauseScope> },
 }
 
 /// Why nobody knows whether a message was accepted.
@@ -55,7 +55,7 @@ impl UnknownReason {
     }
 
     pub(super) fn into_outcome(self) -> SendOutcome {
-        SendOutcome::Unknown { why: self, stall: None }
+        SendOutcome::Unknown { why: self, pause: None }
     }
 }
 
@@ -97,21 +97,23 @@ fn error_code(body: &Value) -> Option<i32> {
 
 fn refused(ladder: &RetryLadder, http_status: u16, code: i32, advised: Option<Duration>) -> SendOutcome {
     let reaction = reaction(code, Channel::Answer);
-    let stall = reaction.stall();
+    let pause = reaction.pause();
     // A 5xx may come after the message was accepted. Only the rate limits are known to be checked before.
     if http_status >= 500 && !refused_unprocessed(code) {
-        return SendOutcome::Unknown { why: UnknownReason::AmbiguousCode { code }, stall };
+        return SendOutcome::Unknown { why: UnknownReason::AmbiguousCode { code }, pause };
     }
     match reaction {
         Reaction::Retry { rung, scope } => {
-            SendOutcome::Deferred { code, after: ladder.first(rung, scope, advised), scope, stall }
+            SendOutcome::Deferred { code, after: ladder.first(rung, scope, advised), scope, pause }
         }
-        Reaction::Fail(class) => SendOutcome::Refused { code, class, stall },
+        Reaction::Fail(class) => SendOutcome::Refused { code, class, pause },
         Reaction::Ambiguous => UnknownReason::AmbiguousCode { code }.into_outcome(),
-        Reaction::StallSender => {
-            SendOutcome::Deferred { code, after: ladder.stalled, scope: RetryScope::Contact, stall }
+        Reaction::Pause(PauseScope::Template) => {
+            SendOutcome::Refused { code, class: FailureClass::Configuration, pause }
         }
-        Reaction::StallTemplate => SendOutcome::Refused { code, class: FailureClass::Configuration, stall },
+        Reaction::Pause(PauseScope::Sender | PauseScope::Account | PauseScope::Portfolio) => {
+            SendOutcome::Deferred { code, after: ladder.stalled, scope: RetryScope::Contact, pause }
+        }
     }
 }
 
@@ -124,9 +126,9 @@ fn without_envelope(ladder: &RetryLadder, http_status: u16, advised: Option<Dura
         408 | 500.. => UnknownReason::UnclearStatus { http_status }.into_outcome(),
         429 => {
             let scope = RetryScope::Sender;
-            SendOutcome::Deferred { code, after: ladder.first(Rung::SenderRate, scope, advised), scope, stall: None }
+            SendOutcome::Deferred { code, after: ladder.first(Rung::SenderRate, scope, advised), scope, pause: None }
         }
-        _ => SendOutcome::Refused { code, class: FailureClass::Configuration, stall: None },
+        _ => SendOutcome::Refused { code, class: FailureClass::Configuration, pause: None },
     }
 }
 
@@ -165,7 +167,7 @@ mod tests {
     }
 
     fn unknown(why: UnknownReason) -> SendOutcome {
-        SendOutcome::Unknown { why, stall: None }
+        SendOutcome::Unknown { why, pause: None }
     }
 
     #[test]
@@ -197,9 +199,12 @@ mod tests {
 
     #[test]
     fn a_4xx_of_whatsapp_follows_the_table() {
-        let refused = |code, class, stall| SendOutcome::Refused { code, class, stall };
+        let refused = |code, class, pause| SendOutcome::Refused { code, class, pause };
         assert_eq!(answer(400, &error(131026)), refused(131026, FailureClass::Undeliverable, None));
-        assert_eq!(answer(400, &error(132015)), refused(132015, FailureClass::Configuration, Some(Stall::Template)));
+        assert_eq!(
+            answer(400, &error(132015)),
+            refused(132015, FailureClass::Configuration, Some(PauseScope::Template))
+        );
         assert_eq!(answer(400, &error(987_654)), refused(987_654, FailureClass::Configuration, None));
         assert_eq!(answer(400, &error(131000)), unknown(UnknownReason::AmbiguousCode { code: 131000 }));
         assert_eq!(
@@ -208,7 +213,7 @@ mod tests {
                 code: 190,
                 after: RetryLadder::default().stalled,
                 scope: RetryScope::Contact,
-                stall: Some(Stall::Sender)
+                pause: Some(PauseScope::Sender)
             }
         );
         assert_eq!(
@@ -217,7 +222,7 @@ mod tests {
                 code: 131056,
                 after: Duration::from_secs(1),
                 scope: RetryScope::Contact,
-                stall: None
+                pause: None
             }
         );
     }
@@ -227,8 +232,8 @@ mod tests {
         for code in [1, 2, 100, 131000, 131026, 131057] {
             assert_eq!(answer(500, &error(code)), unknown(UnknownReason::AmbiguousCode { code }), "{code}");
         }
-        let stalled = |why, stall| SendOutcome::Unknown { why, stall: Some(stall) };
-        assert_eq!(answer(500, &error(3)), stalled(UnknownReason::AmbiguousCode { code: 3 }, Stall::Sender));
+        let paused = |why, pause| SendOutcome::Unknown { why, pause: Some(pause) };
+        assert_eq!(answer(500, &error(3)), paused(UnknownReason::AmbiguousCode { code: 3 }, PauseScope::Account));
         assert!(matches!(answer(503, &error(130429)), SendOutcome::Deferred { code: 130429, .. }));
     }
 
@@ -237,7 +242,7 @@ mod tests {
         for body in ["", "<html>nope</html>", "{}", r#"{"error":"no"}"#, r#"{"error":{"code":99999999999}}"#] {
             for http_status in [400, 403, 404, 451] {
                 let class = FailureClass::Configuration;
-                let expected = SendOutcome::Refused { code: i32::from(http_status), class, stall: None };
+                let expected = SendOutcome::Refused { code: i32::from(http_status), class, pause: None };
                 assert_eq!(answer(http_status, body), expected);
             }
             assert!(matches!(answer(429, body), SendOutcome::Deferred { code: 429, scope: RetryScope::Sender, .. }));

@@ -13,7 +13,7 @@ pub mod webhook;
 
 pub use answer::{SendOutcome, UnknownReason};
 pub use client::{ClientConfig, ClientError, PrepareError, PreparedCall, SendRequest, WhatsAppClient};
-pub use reactions::{Channel, Reaction, RetryScope, Stall, reaction};
+pub use reactions::{Channel, PauseScope, Reaction, RetryScope, reaction};
 pub use retry_ladder::{RetryLadder, Rung};
 
 /// WhatsApp promises no bound for its message ids. Ours is far above what is seen and below what an index row holds.

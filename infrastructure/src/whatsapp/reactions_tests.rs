@@ -7,27 +7,27 @@ const STATUS: Channel = Channel::Status;
 /// What the engine may do, written independently of the table: code, as an answer, as a status.
 #[rustfmt::skip]
 const EXPECTED: &[(i32, &str, &str)] = &[
-    (0, "stall sender", "stall sender"),
+    (0, "pause account", "pause account"),
     (1, "ambiguous", "permanent"),
     (2, "ambiguous", "retry contact 120"),
-    (3, "stall sender", "stall sender"),
+    (3, "pause account", "pause account"),
     (4, "retry account 60", "retry account 60"),
-    (10, "stall sender", "stall sender"),
-    (33, "stall sender", "stall sender"),
+    (10, "pause account", "pause account"),
+    (33, "pause sender", "pause sender"),
     (100, "configuration", "configuration"),
-    (190, "stall sender", "stall sender"),
-    (200, "stall sender", "stall sender"),
-    (299, "stall sender", "stall sender"),
-    (368, "stall sender", "stall sender"),
+    (190, "pause account", "pause account"),
+    (200, "pause account", "pause account"),
+    (299, "pause account", "pause account"),
+    (368, "pause account", "pause account"),
     (613, "retry account 60", "retry account 60"),
     (80007, "retry account 60", "retry account 60"),
     (80008, "retry account 60", "retry account 60"),
     (130403, "stopped", "stopped"),
     (130429, "retry sender 1", "retry sender 1"),
     (130472, "cooling", "cooling"),
-    (130497, "configuration", "configuration"),
+    (130497, "permanent", "permanent"),
     (131000, "ambiguous", "retry contact 120"),
-    (131005, "stall sender", "stall sender"),
+    (131005, "pause account", "pause account"),
     (131008, "configuration", "configuration"),
     (131009, "configuration", "configuration"),
     (131014, "permanent", "permanent"),
@@ -35,13 +35,13 @@ const EXPECTED: &[(i32, &str, &str)] = &[
     (131021, "permanent", "permanent"),
     (131026, "undeliverable", "undeliverable"),
     (131030, "configuration", "configuration"),
-    (131031, "stall sender", "stall sender"),
-    (131037, "stall sender", "stall sender"),
-    (131042, "stall sender", "stall sender"),
+    (131031, "pause account", "pause account"),
+    (131037, "pause sender", "pause sender"),
+    (131042, "pause account", "pause account"),
     (131043, "permanent", "permanent"),
-    (131045, "stall sender", "stall sender"),
+    (131045, "pause sender", "pause sender"),
     (131047, "permanent", "permanent"),
-    (131048, "stall sender", "stall sender"),
+    (131048, "pause sender", "pause sender"),
     (131049, "cooling", "cooling"),
     (131050, "stopped", "stopped"),
     (131051, "configuration", "configuration"),
@@ -52,31 +52,31 @@ const EXPECTED: &[(i32, &str, &str)] = &[
     (131057, "retry sender 90", "retry sender 90"),
     (131062, "configuration", "configuration"),
     (131063, "configuration", "configuration"),
-    (131064, "stall template", "stall template"),
-    (132000, "stall template", "stall template"),
-    (132001, "stall template", "stall template"),
+    (131064, "pause template", "pause template"),
+    (132000, "pause template", "pause template"),
+    (132001, "pause template", "pause template"),
     (132005, "permanent", "permanent"),
-    (132007, "stall template", "stall template"),
-    (132012, "stall template", "stall template"),
-    (132015, "stall template", "stall template"),
-    (132016, "stall template", "stall template"),
+    (132007, "pause template", "pause template"),
+    (132012, "pause template", "pause template"),
+    (132015, "pause template", "pause template"),
+    (132016, "pause template", "pause template"),
     (132018, "configuration", "configuration"),
-    (132068, "stall template", "stall template"),
-    (132069, "stall template", "stall template"),
-    (133000, "stall sender", "stall sender"),
+    (132068, "pause template", "pause template"),
+    (132069, "pause template", "pause template"),
+    (133000, "pause sender", "pause sender"),
     (133004, "ambiguous", "retry contact 120"),
-    (133005, "stall sender", "stall sender"),
-    (133006, "stall sender", "stall sender"),
-    (133008, "stall sender", "stall sender"),
-    (133009, "stall sender", "stall sender"),
-    (133010, "stall sender", "stall sender"),
-    (133015, "stall sender", "stall sender"),
-    (133016, "stall sender", "stall sender"),
-    (134011, "stall sender", "stall sender"),
+    (133005, "pause sender", "pause sender"),
+    (133006, "pause sender", "pause sender"),
+    (133008, "pause sender", "pause sender"),
+    (133009, "pause sender", "pause sender"),
+    (133010, "pause sender", "pause sender"),
+    (133015, "pause sender", "pause sender"),
+    (133016, "pause sender", "pause sender"),
+    (134011, "pause account", "pause account"),
     (134100, "configuration", "configuration"),
     (134101, "retry template 600", "retry template 600"),
     (134102, "ambiguous", "permanent"),
-    (135000, "permanent", "permanent"),
+    (135000, "permanent", "pause portfolio"),
     (137000, "undeliverable", "undeliverable"),
     (2_388_039, "configuration", "configuration"),
     (2_388_299, "configuration", "configuration"),
@@ -96,8 +96,10 @@ fn in_words(reaction: Reaction) -> String {
         }
         Reaction::Fail(class) => class.name().to_owned(),
         Reaction::Ambiguous => "ambiguous".to_owned(),
-        Reaction::StallSender => "stall sender".to_owned(),
-        Reaction::StallTemplate => "stall template".to_owned(),
+        Reaction::Pause(PauseScope::Template) => "pause template".to_owned(),
+        Reaction::Pause(PauseScope::Sender) => "pause sender".to_owned(),
+        Reaction::Pause(PauseScope::Account) => "pause account".to_owned(),
+        Reaction::Pause(PauseScope::Portfolio) => "pause portfolio".to_owned(),
     }
 }
 
@@ -142,5 +144,15 @@ fn what_is_known_to_be_unprocessed_is_retried() {
     assert_eq!(unprocessed, [4, 613, 80007, 130429, 131056]);
     for code in unprocessed {
         assert!(matches!(reaction(code, ANSWER), Reaction::Retry { .. }), "{code}");
+    }
+}
+
+#[test]
+fn whoever_has_to_act_is_told_what_to_do() {
+    for row in TABLE {
+        let acts = [row.answer, row.status]
+            .iter()
+            .any(|reaction| matches!(reaction, Reaction::Pause(_) | Reaction::Fail(FailureClass::Configuration)));
+        assert_eq!(row.advice.is_some(), acts, "{:?}", row.codes);
     }
 }

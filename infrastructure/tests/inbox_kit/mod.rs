@@ -10,7 +10,8 @@ use infrastructure::clock::Clock;
 use infrastructure::event_store::{Actor, Addressed, BatchConfig, MessageStore};
 use infrastructure::senders::{self, NewSender, Secret};
 use infrastructure::tenants;
-use infrastructure::webhook_inbox::{Inbox, InboxConfig, Interpreter, InterpreterConfig};
+use infrastructure::webhook_inbox::{FailureRules, Inbox, InboxConfig, Interpreter, InterpreterConfig};
+use infrastructure::whatsapp::RetryLadder;
 use serde_json::{Value, json};
 use test_kit::postgres::TestDatabase;
 use test_kit::wait;
@@ -27,7 +28,13 @@ pub(crate) fn now() -> DateTime<Utc> {
 }
 
 pub(crate) fn config() -> InterpreterConfig {
-    InterpreterConfig { batch_max: 500, batch_bytes_max: 1 << 20, poll: Duration::from_millis(10), attempts_max: 3 }
+    InterpreterConfig {
+        batch_max: 500,
+        batch_bytes_max: 1 << 20,
+        poll: Duration::from_millis(10),
+        attempts_max: 3,
+        failures: FailureRules { waits: RetryLadder::default(), retries_max: 1 },
+    }
 }
 
 pub(crate) struct Kit {

@@ -234,7 +234,7 @@ impl Script {
         let sent = || MessageCommand::MarkSent { attempt: None, acceptance: Acceptance::Accepted, at: at(5) };
         let delivered = || MessageCommand::MarkDelivered { at: at(6), pricing: None };
         let reading = || MessageCommand::MarkRead { at: at(7), pricing: None };
-        let refused = |code, class| MessageCommand::MarkFailed { code, class, at: at(8) };
+        let refused = |code, class| MessageCommand::MarkFailed { attempt: None, code, class, at: at(8) };
         for message in [read, late_failure] {
             self.message(message, 5, sent()).await;
             self.message(message, 6, delivered()).await;

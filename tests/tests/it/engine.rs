@@ -257,7 +257,8 @@ impl Engine {
     /// Stores the answer of the call, as the dispatcher does.
     pub(crate) async fn answer_with_wamid(&self, message: MessageId, wamid: &str) {
         let at = self.clock.now();
-        let known_by = Attachment::ProviderMessage { sender_id: self.sender().await.0, wamid: wamid.to_owned(), at };
+        let (sender_id, wamid) = (self.sender().await.0, wamid.to_owned());
+        let known_by = Attachment::ProviderMessage { sender_id, wamid, attempt: Some(1), at };
         self.command(
             message,
             MessageCommand::MarkSent { attempt: Some(1), acceptance: Acceptance::Accepted, at },

@@ -124,7 +124,8 @@ async fn send(database: &Database, messages: &Messages, count: u32) -> Result<()
     };
     play(&own.messages, messages, count, Step::Queue, move |number| Some(Attachment::Recipient(to(number)))).await?;
     play(&own.messages, messages, count, Step::Begin, |_| None).await?;
-    let answered = move |number| Attachment::ProviderMessage { sender_id, wamid: bodies::wamid(number), at };
+    let answered =
+        move |number| Attachment::ProviderMessage { sender_id, wamid: bodies::wamid(number), attempt: None, at };
     play(&own.messages, messages, count, Step::Sent, move |number| Some(answered(number))).await?;
     own.stop().await;
     pool.close().await;
