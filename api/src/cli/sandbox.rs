@@ -88,14 +88,15 @@ pub async fn run(args: SandboxArgs, context: &Context) -> anyhow::Result<()> {
 
 fn config_of(args: SandboxArgs, secret: &Secret, defaults: &config::SandboxConfig) -> SandboxConfig {
     let mut config = SandboxConfig::new(args.listen, args.webhook_url, secret.expose().to_owned(), args.ledger);
-    config.latency_ms = args.latency_ms.unwrap_or(defaults.latency_ms);
-    config.status_gap_ms = args.status_gap_ms.unwrap_or(defaults.status_gap_ms);
-    config.webhook_batch_max = args.webhook_batch_max.map_or(defaults.webhook_batch_max, usize::from);
     config.webhook_posts_max = args.webhook_posts_max.map_or(defaults.webhook_posts_max, usize::from);
+    let settings = &mut config.settings;
+    settings.seed = args.seed;
+    settings.latency.median_ms = args.latency_ms.unwrap_or(defaults.latency_ms);
+    settings.statuses.gap_ms = args.status_gap_ms.unwrap_or(defaults.status_gap_ms);
+    settings.statuses.batch_max = args.webhook_batch_max.map_or(defaults.webhook_batch_max, usize::from);
     let rate_limit = args.rate_limit.unwrap_or(defaults.rate_limit_per_s);
-    config.rate_limit = usize::try_from(rate_limit).ok().filter(|limit| *limit > 0);
-    config.pair_burst = Some(args.pair_limit.unwrap_or(defaults.pair_burst)).filter(|limit| *limit > 0);
-    config.seed = args.seed;
+    settings.limits.rate_per_s = usize::try_from(rate_limit).unwrap_or(usize::MAX);
+    settings.limits.pair_burst = args.pair_limit.unwrap_or(defaults.pair_burst);
     if args.all_read {
         config.outcomes = Outcomes::AllRead;
     }
@@ -135,24 +136,27 @@ mod tests {
     fn the_configuration_holds_where_no_argument_does() {
         let defaults = Config::default().sandbox;
         let plain = config_of(parsed(&[]), &Secret::new("s"), &defaults);
-        assert_eq!(plain.latency_ms, defaults.latency_ms);
-        assert_eq!(plain.status_gap_ms, defaults.status_gap_ms);
-        assert_eq!(plain.webhook_batch_max, defaults.webhook_batch_max);
+        assert_eq!(plain.settings.latency.median_ms, defaults.latency_ms);
+        assert_eq!(plain.settings.statuses.gap_ms, defaults.status_gap_ms);
+        assert_eq!(plain.settings.statuses.batch_max, defaults.webhook_batch_max);
         assert_eq!(plain.webhook_posts_max, defaults.webhook_posts_max);
-        assert_eq!((plain.rate_limit, plain.pair_burst), (None, None));
+        assert_eq!((plain.settings.limits.rate_per_s, plain.settings.limits.pair_burst), (0, 0));
         assert_eq!(plain.outcomes, Outcomes::ByNumber);
 
         let arguments =
             ["--latency-ms=0", "--status-gap-ms=7", "--webhook-batch-max=1", "--seed=3", "--all-read", "--waba-id=9"];
         let chosen = config_of(parsed(&arguments), &Secret::new("s"), &defaults);
-        assert_eq!((chosen.latency_ms, chosen.status_gap_ms, chosen.webhook_batch_max), (0, 7, 1));
-        assert_eq!((chosen.seed, chosen.outcomes, chosen.waba_id.as_str()), (3, Outcomes::AllRead, "9"));
+        let (latency, statuses) = (&chosen.settings.latency, &chosen.settings.statuses);
+        assert_eq!((latency.median_ms, statuses.gap_ms, statuses.batch_max), (0, 7, 1));
+        assert_eq!((chosen.settings.seed, chosen.outcomes, chosen.waba_id.as_str()), (3, Outcomes::AllRead, "9"));
 
         let limits = ["--webhook-posts-max=9", "--rate-limit=80", "--pair-limit"];
         let limited = config_of(parsed(&limits), &Secret::new("s"), &defaults);
-        assert_eq!((limited.webhook_posts_max, limited.rate_limit, limited.pair_burst), (9, Some(80), Some(45)));
+        let limits = &limited.settings.limits;
+        assert_eq!((limited.webhook_posts_max, limits.rate_per_s, limits.pair_burst), (9, 80, 45));
         let defaults = config::SandboxConfig { rate_limit_per_s: 80, pair_burst: 45, ..defaults };
         let limited = config_of(parsed(&["--rate-limit=0", "--pair-limit=7"]), &Secret::new("s"), &defaults);
-        assert_eq!((limited.rate_limit, limited.pair_burst), (None, Some(7)));
+        let limits = &limited.settings.limits;
+        assert_eq!((limits.rate_per_s, limits.pair_burst), (0, 7));
     }
 }

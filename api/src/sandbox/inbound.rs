@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio_util::bytes::Bytes;
 
+use super::graph_error::GraphError;
 use super::status_body::{DISPLAY_PHONE_NUMBER, ascii};
-use super::wire::{GraphError, digits_of};
+use super::wire::digits_of;
 
 /// The most messages of one request; as many as one webhook can carry.
 const COUNT_MAX: usize = 1_000;
