@@ -3,37 +3,34 @@
 //! Once a call's body has been read the call is decided and written down without waiting for anything: a caller that
 //! dies meanwhile gets no answer, but its message is on the way, as with the real one.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use axum::Json;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{Html, IntoResponse as _, Response};
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use infrastructure::clock::Clock;
 use tokio::sync::{mpsc, watch};
 use tokio_util::bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::behavior::Outcomes;
-use super::course::Course;
 use super::draws::Draws;
 use super::faults::{Call, Effect, Stage};
 use super::graph_error::{Advice, GraphError};
-use super::ledger::{Ledger, LedgerLine};
+use super::ledger::Ledger;
 use super::limits::Limits;
-use super::schedule::{OwedMessage, Schedule, Way};
+use super::schedule::Schedule;
 use super::server::{Api, Cut};
-use super::settings::{Controls, InForce, OverTier};
+use super::settings::{BAD_TEXT, Controls, InForce};
+use super::template_status::Pause;
 use super::tier::Tier;
-use super::wire::{Accepted, Send, fbtrace_id, other_wa_id, random_bytes, wamid};
-
-/// The code of messages to users who have stopped marketing.
-const STOPPED: u32 = 131_050;
-/// The code of messages beyond the portfolio's limit.
-const OVER_TIER: u32 = 131_048;
+use super::wire::{Send, fbtrace_id, random_bytes};
 
 /// What everything that answers shares.
 pub(super) struct Shared {
@@ -49,19 +46,24 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Takes webhook bodies that are no statuses.
     pub(super) bodies: mpsc::Sender<Bytes>,
+    /// What runs beside the calls.
+    pub(super) tasks: TaskTracker,
+    pub(super) shutdown: CancellationToken,
+    /// When a call to the endpoint for marketing messages first named a template, while templates take time there.
+    pub(super) marketing_since: Mutex<HashMap<String, Instant>>,
     /// The engine's time when the sandbox started, and the same moment on a clock that never steps back.
     pub(super) anchor: (DateTime<Utc>, Instant),
 }
 
 /// How a call ends.
-struct Ending {
-    response: Response,
-    latency: Duration,
-    wait: Wait,
+pub(super) struct Ending {
+    pub(super) response: Response,
+    pub(super) latency: Duration,
+    pub(super) wait: Wait,
 }
 
 /// What an answer waits for besides its latency.
-enum Wait {
+pub(super) enum Wait {
     Nothing,
     /// The connection is cut after this time instead.
     Cut(Duration),
@@ -70,7 +72,7 @@ enum Wait {
 }
 
 impl Ending {
-    fn of(response: Response, latency: Duration) -> Self {
+    pub(super) fn of(response: Response, latency: Duration) -> Self {
         Self { response, latency, wait: Wait::Nothing }
     }
 
@@ -95,28 +97,57 @@ impl Ending {
     }
 }
 
+/// Which of the two endpoints is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Messages,
+    MarketingMessages,
+}
+
 pub(super) async fn send(
     State(Api(api)): State<Api>,
     Path((version, phone_number_id)): Path<(String, String)>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Response {
-    let read_at = Instant::now();
-    let in_force = api.controls.present();
-    if let Err(error) = api.check_call(&in_force, &version, &phone_number_id, &headers) {
-        return api.refuse(error);
-    }
-    let body = match body {
-        Ok(body) => body,
-        Err(BytesRejection::FailedToBufferBody(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return api.refuse(GraphError::too_large());
-        }
-        Err(_) => return api.refuse(GraphError::invalid("The request body could not be read.")),
-    };
-    api.decide(&in_force, &phone_number_id, &body, read_at).answer().await
+    api.answer(Endpoint::Messages, &version, &phone_number_id, &headers, body).await
+}
+
+pub(super) async fn send_marketing(
+    State(Api(api)): State<Api>,
+    Path((version, phone_number_id)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    api.answer(Endpoint::MarketingMessages, &version, &phone_number_id, &headers, body).await
 }
 
 impl Shared {
+    async fn answer(
+        self: Arc<Self>,
+        endpoint: Endpoint,
+        version: &str,
+        phone_number_id: &str,
+        headers: &HeaderMap,
+        body: Result<Bytes, BytesRejection>,
+    ) -> Response {
+        let read_at = Instant::now();
+        let in_force = self.controls.present();
+        if let Err(error) = self.check_call(&in_force, version, phone_number_id, headers) {
+            return self.refuse(error);
+        }
+        let body = match body {
+            Ok(body) => body,
+            Err(BytesRejection::FailedToBufferBody(rejection))
+                if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE =>
+            {
+                return self.refuse(GraphError::too_large());
+            }
+            Err(_) => return self.refuse(GraphError::invalid("The request body could not be read.")),
+        };
+        self.decide(&in_force, endpoint, phone_number_id, &body, read_at).answer().await
+    }
+
     /// Whether the path is one, the token good, and the number there.
     pub(super) fn check_call(
         &self,
@@ -153,115 +184,85 @@ impl Shared {
     }
 
     /// Accepts or refuses a call. It never waits, so nothing can stop it halfway.
-    fn decide(&self, in_force: &InForce, phone_number_id: &str, body: &[u8], read_at: Instant) -> Ending {
+    fn decide(
+        self: &Arc<Self>,
+        in_force: &InForce,
+        endpoint: Endpoint,
+        phone_number_id: &str,
+        body: &[u8],
+        read_at: Instant,
+    ) -> Ending {
         let send = match Send::parse(body) {
             Ok(send) => send,
-            Err(error) => return Ending::of(self.refuse(error), in_force.latency(Draws::default())),
+            Err(error) => {
+                let error = self.with_drawn_code(in_force, error);
+                return Ending::of(self.refuse(error), in_force.latency(Draws::default()));
+            }
         };
         let draws = self.controls.draws(in_force, &send.wa_id);
         let latency = in_force.latency(draws);
         let call = Call { recipient: &send.wa_id, template: &send.template, draws, at: read_at };
-        if let Some(effect) = in_force.faults.first(Stage::Refusal, call) {
-            return self.turn_away(effect, latency);
+        if let Some(effect) = in_force.faults.first(Stage::Refusal, call)
+            && let Some(ending) = self.turn_away(effect, in_force, &send, latency)
+        {
+            return ending;
         }
-        let (now, limits) = (self.clock.now(), &in_force.settings.limits);
-        if let Err(error) = self.limits.admit(limits, phone_number_id, &send.wa_id, read_at) {
-            return Ending::of(self.refuse(error), latency);
+        match self.admit(in_force, endpoint, phone_number_id, &send, read_at) {
+            Ok(admitted) => self.accept(in_force, phone_number_id, &send, call, &admitted, latency),
+            Err(error) => Ending::of(self.refuse(error), latency),
         }
-        let tier = &in_force.settings.tier;
-        let in_tier = self.tier.admits(tier.recipients_max, &send.wa_id, now);
-        if !in_tier && tier.over == OverTier::Refuse {
-            return Ending::of(self.refuse(GraphError::of_code(OVER_TIER, None)), latency);
+    }
+
+    /// A refused text may come with any of several codes.
+    fn with_drawn_code(&self, in_force: &InForce, error: GraphError) -> GraphError {
+        let codes = &in_force.settings.answers.bad_text_codes;
+        if error.code != BAD_TEXT || codes.as_slice() == [BAD_TEXT] {
+            return error;
         }
-        let failure = if in_force.stopped(&send.wa_id) { Some(STOPPED) } else { (!in_tier).then_some(OVER_TIER) };
-        self.accept(in_force, phone_number_id, &send, call, failure, now, latency)
+        let count = u64::try_from(codes.len()).unwrap_or(1).max(1);
+        let drawn = Draws::new(in_force.settings.seed, "text", self.ledger.next_ordinal()).number(0) % count;
+        let code = usize::try_from(drawn).ok().and_then(|place| codes.get(place)).copied().unwrap_or(BAD_TEXT);
+        error.with_code(code)
     }
 
     /// Ends a call that a fault keeps from being accepted.
-    fn turn_away(&self, effect: &Effect, latency: Duration) -> Ending {
+    fn turn_away(
+        self: &Arc<Self>,
+        effect: &Effect,
+        in_force: &InForce,
+        send: &Send<'_>,
+        latency: Duration,
+    ) -> Option<Ending> {
         let response = match effect {
             Effect::LoseCall { hang_ms } => {
                 let wait = Wait::Cut(Duration::from_millis(*hang_ms));
-                return Ending { response: Cut::response(), latency, wait };
+                return Some(Ending { response: Cut::response(), latency, wait });
             }
             Effect::ServerError { http_status, code, .. } => self.server_error(*http_status, *code),
             Effect::Refuse { code, http_status, retry_after_s, regain_minutes } => {
                 let advice = Advice { retry_after_s: *retry_after_s, regain_minutes: *regain_minutes };
                 self.refuse(GraphError::of_code(*code, None).with_status(*http_status).advising(advice))
             }
-            // Nothing else refuses a call.
-            _ => self.refuse(GraphError::unknown_object()),
-        };
-        Ending::of(response, latency)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "all of it is read once, here")]
-    fn accept(
-        &self,
-        in_force: &InForce,
-        phone_number_id: &str,
-        send: &Send<'_>,
-        call: Call<'_>,
-        failure: Option<u32>,
-        now: DateTime<Utc>,
-        latency: Duration,
-    ) -> Ending {
-        let id = wamid(&send.wa_id, &self.random_bytes(in_force, now));
-        let (mut way, status) = self.way(in_force, call, failure, now);
-        let effect = in_force.faults.first(Stage::Answer, call);
-        let wait = wait_of(effect, &mut way, self.outcomes, call);
-        let line = LedgerLine {
-            at: now.to_rfc3339_opts(SecondsFormat::Micros, true),
-            read_at_ms: self.milliseconds_at(call.at),
-            phone_number_id,
-            wamid: &id,
-            to: &send.to,
-            callback: send.callback.as_deref(),
-            template: &send.template,
-            course: way.course(),
-        };
-        if let Err(error) = self.ledger.accept(&line, way.len()) {
-            tracing::error!(%error, "cannot write the sandbox's ledger; the call is not accepted");
-            return Ending::of(self.refuse(GraphError::unwritten()), latency);
-        }
-        let wa_id = way.course().and_then(|course| course.wa_id.clone());
-        let wa_id = wa_id.as_deref().unwrap_or(&send.wa_id);
-        let status = Some(status).filter(|_| in_force.settings.answers.message_status);
-        let response = match effect {
-            Some(Effect::ServerError { http_status, code, .. }) => self.server_error(*http_status, *code),
-            Some(Effect::AnswerWithoutId {}) => Json(Accepted::new(send, wa_id, None, status)).into_response(),
-            _ => Json(Accepted::new(send, wa_id, Some(&id), status)).into_response(),
-        };
-        let owed = OwedMessage::new(&id, phone_number_id, &send.wa_id, send.callback.as_deref(), way, 0);
-        owed.into_iter().for_each(|owed| self.schedule.accepted(owed, tokio::time::Instant::now()));
-        Ending { response, latency, wait }
-    }
-
-    /// What becomes of an accepted message, and the status that its answer names.
-    fn way(&self, in_force: &InForce, call: Call<'_>, failure: Option<u32>, now: DateTime<Utc>) -> (Way, &'static str) {
-        let (fate, mut status) = (self.outcomes.of(call.recipient), "accepted");
-        let mut course = failure.map(Course::failed);
-        if in_force.faults.is_empty() {
-            return (course.map_or(Way::Usual(fate), |course| Way::Other(Box::new(course))), status);
-        }
-        if course.is_none()
-            && let Some(effect) = in_force.faults.first(Stage::Outcome, call)
-        {
-            if let Effect::Hold { paused, .. } = effect {
-                status = if *paused { "paused" } else { "held_for_quality_assessment" };
+            Effect::PauseTemplate { disable, webhook, gap_ms, unpause_after_ms } => {
+                let pause = Pause {
+                    webhook: *webhook,
+                    gap: Duration::from_millis(*gap_ms),
+                    unpause_after: unpause_after_ms.map(Duration::from_millis),
+                };
+                let (status, code) = if *disable { ("DISABLED", 132_016) } else { ("PAUSED", 132_015) };
+                if !self.pause_template(pause, in_force.change_of(send, status)) {
+                    return None;
+                }
+                self.refuse(GraphError::of_code(code, None))
             }
-            let foreign = || wamid(call.recipient, &self.random_bytes(in_force, now));
-            course.insert(Course::of(fate)).take(effect, foreign);
-        }
-        for effect in in_force.faults.all(Stage::Delivery, call) {
-            let course = course.get_or_insert_with(|| Course::of(fate));
-            course.deliver(effect, call.draws, || other_wa_id(call.recipient));
-        }
-        (course.map_or(Way::Usual(fate), |course| Way::Other(Box::new(course))), status)
+            // Nothing else refuses a call.
+            _ => return None,
+        };
+        Some(Ending::of(response, latency))
     }
 
     /// With an error of the code, or with a page as a proxy on the way writes it.
-    fn server_error(&self, http_status: u16, code: Option<u32>) -> Response {
+    pub(super) fn server_error(&self, http_status: u16, code: Option<u32>) -> Response {
         match code {
             Some(code) => self.refuse(GraphError::of_code(code, None).with_status(Some(http_status))),
             None => {
@@ -283,27 +284,11 @@ impl Shared {
     }
 
     /// Milliseconds since 1970 to the microsecond.
-    fn milliseconds_at(&self, moment: Instant) -> f64 {
+    pub(super) fn milliseconds_at(&self, moment: Instant) -> f64 {
         let (started_at, started) = self.anchor;
         let since_1970 = Duration::from_micros(u64::try_from(started_at.timestamp_micros()).unwrap_or_default());
         let microseconds = (since_1970 + moment.saturating_duration_since(started)).as_secs_f64() * 1e6;
         microseconds.round() / 1e3
-    }
-}
-
-/// What the answer waits for. Statuses that are waited for tell it through the message's course.
-fn wait_of(effect: Option<&Effect>, way: &mut Way, outcomes: Outcomes, call: Call<'_>) -> Wait {
-    match effect {
-        Some(Effect::LoseAnswer { hang_ms }) => Wait::Cut(Duration::from_millis(*hang_ms)),
-        Some(Effect::StatusBeforeAnswer { statuses, wait_ms_max }) => {
-            let (sender, receiver) = watch::channel(0);
-            let mut course = way.course().cloned().unwrap_or_else(|| Course::of(outcomes.of(call.recipient)));
-            course.acknowledged = Some(sender);
-            let statuses = (*statuses).min(course.steps.len());
-            *way = Way::Other(Box::new(course));
-            Wait::Statuses(receiver, statuses, Duration::from_millis(*wait_ms_max))
-        }
-        _ => Wait::Nothing,
     }
 }
 

@@ -26,6 +26,9 @@ pub(super) struct Course {
     /// The number that WhatsApp calls the recipient by, if it is not the caller's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) wa_id: Option<String>,
+    /// The category that statuses price the message by, if it is not utility.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) category: Option<String>,
     /// Whether statuses lack the callback data.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) no_echo: bool,

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::behavior::Status;
 use super::draws::Draws;
 use super::settings::SettingsError;
+use super::template_status::WebhookComes;
 use super::wire::recipient_key;
 
 /// One thing that goes wrong. In JSON the keys of [`When`] and those of [`Effect`] stand side by side:
@@ -70,6 +71,19 @@ pub enum Effect {
         /// `estimated_time_to_regain_access` in the usage header, in minutes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         regain_minutes: Option<u32>,
+    },
+    /// The template of the first call that it meets is paused (132015), or disabled for good (132016). The webhook
+    /// that tells it comes `gap_ms` before or after the first refusal, with it, or never. It is free again after
+    /// `unpause_after_ms`.
+    PauseTemplate {
+        #[serde(default)]
+        disable: bool,
+        #[serde(default)]
+        webhook: WebhookComes,
+        #[serde(default)]
+        gap_ms: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unpause_after_ms: Option<u64>,
     },
     /// The call is never accepted and never answered; the connection is cut after `hang_ms`.
     LoseCall {
@@ -181,7 +195,10 @@ pub(super) enum Stage {
 impl Effect {
     pub(super) fn stage(&self) -> Stage {
         match self {
-            Self::Refuse { .. } | Self::LoseCall { .. } | Self::ServerError { accepted: false, .. } => Stage::Refusal,
+            Self::Refuse { .. }
+            | Self::PauseTemplate { .. }
+            | Self::LoseCall { .. }
+            | Self::ServerError { accepted: false, .. } => Stage::Refusal,
             Self::LoseAnswer { .. }
             | Self::ServerError { accepted: true, .. }
             | Self::StatusBeforeAnswer { .. }
@@ -277,10 +294,6 @@ impl FaultSet {
         Self(faults.iter().map(armed).collect())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The first effect of this stage that meets the call.
     pub(super) fn first(&self, stage: Stage, call: Call<'_>) -> Option<&Effect> {
         self.of_stage(stage).find(|(place, armed)| armed.meets(*place, call)).map(|(_, armed)| &armed.fault.effect)
@@ -321,7 +334,11 @@ impl Armed {
                 return false;
             }
         }
-        let bound = when.next.unwrap_or(u64::MAX);
+        // A template is paused once, unless more is asked for.
+        let bound = match self.fault.effect {
+            Effect::PauseTemplate { .. } => when.next.unwrap_or(1),
+            _ => when.next.unwrap_or(u64::MAX),
+        };
         self.met.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |met| (met < bound).then_some(met + 1)).is_ok()
     }
 }

@@ -56,6 +56,11 @@ impl GraphError {
         Self { status, ..self }
     }
 
+    /// The same refusal by another code.
+    pub(super) fn with_code(self, code: u32) -> Self {
+        Self { details: self.details, ..Self::of_code(code, None) }
+    }
+
     pub(super) fn advising(self, advice: Advice) -> Self {
         Self { advice, ..self }
     }

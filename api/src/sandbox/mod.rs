@@ -5,9 +5,11 @@
 //! ledger can prove that nothing was sent twice; and every status that an accepted call leads to is posted at least
 //! once, however often either side is killed, because what is owed follows from the two append-only files alone.
 
+mod acceptance;
 mod behavior;
 mod calls;
 mod codes;
+mod components;
 mod control;
 mod course;
 mod draws;
@@ -16,10 +18,13 @@ mod graph_error;
 mod inbound;
 mod ledger;
 mod limits;
+mod management;
 mod schedule;
 mod server;
 mod settings;
 mod status_body;
+mod template_status;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod tier;
@@ -28,7 +33,7 @@ mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -48,9 +53,11 @@ use self::schedule::Schedule;
 use self::server::Api;
 use self::settings::Controls;
 pub use self::settings::{
-    AccessSettings, AnswerSettings, Contacts, LatencySettings, LimitSettings, OverTier, PostSettings, RecipientId,
-    Settings, SettingsError, StatusSettings, TierSettings,
+    AccessSettings, AnswerSettings, Contacts, LatencySettings, LimitSettings, MarketingSettings, NumberSettings,
+    OverTier, PostSettings, RecipientId, Settings, SettingsError, StatusSettings, TierSettings,
 };
+pub use self::template_status::WebhookComes;
+pub use self::templates::Template;
 use self::tier::Tier;
 use self::webhooks::Webhooks;
 
@@ -150,6 +157,9 @@ pub async fn start(config: SandboxConfig, clock: Clock, shutdown: CancellationTo
         anchor: (clock.now(), std::time::Instant::now()),
         clock,
         bodies,
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+        marketing_since: Mutex::default(),
     }));
     tasks.spawn(webhooks.run(shutdown.clone()));
     tasks.spawn(server::serve(listener, api, tasks.clone(), shutdown));

@@ -8,8 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::HeaderMap;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -31,7 +30,8 @@ use super::graph_error::GraphError;
 use super::inbound::{InboundAnswer, InboundRequest};
 use super::ledger::LedgerCounts;
 use super::limits::LimitCounts;
-use super::wire::{NumberFields, wamid};
+use super::management;
+use super::wire::wamid;
 
 const BODY_BYTES_MAX: usize = 1024 * 1024;
 const CONNECTIONS_MAX: usize = 4096;
@@ -59,8 +59,11 @@ impl Api {
             .route("/_inbound", post(receive))
             .route("/_control", get(control::show).patch(control::change))
             .route("/_healthz", get(|| async { "ok" }))
-            .route("/{version}/{phone_number_id}/messages", post(calls::send))
-            .route("/{version}/{phone_number_id}", get(show_number))
+            .route("/{version}/{id}/messages", post(calls::send))
+            .route("/{version}/{id}/marketing_messages", post(calls::send_marketing))
+            .route("/{version}/{id}/message_templates", get(management::list_templates))
+            .route("/{version}/{id}/unpause", post(management::unpause))
+            .route("/{version}/{id}", get(management::show))
             .fallback(unknown_path)
             .method_not_allowed_fallback(unsupported)
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -130,17 +133,27 @@ async fn show_ledger(State(Api(api)): State<Api>) -> Json<Counts> {
     Json(Counts { ledger: api.ledger.counts(), limits: api.limits.counts(), faults_met })
 }
 
-/// Makes users write to a number.
+/// Makes something come from the other side.
 async fn receive(State(Api(api)): State<Api>, body: Bytes) -> Response {
     let request = match InboundRequest::parse(&body) {
         Ok(request) => request,
         Err(error) => return api.refuse(error),
     };
-    let (now, wa_id, in_force) = (api.clock.now(), request.wa_id(), api.controls.present());
-    let messages: Vec<String> = (0..request.count).map(|_| wamid(&wa_id, &api.random_bytes(&in_force, now))).collect();
-    let batch_max = in_force.settings.statuses.batch_max;
-    let bodies = request.bodies(&api.waba_id, now.timestamp(), &messages, batch_max);
-    api.limits.inbound(&request.phone_number_id, request.count, Instant::now());
+    let (now, in_force) = (api.clock.now(), api.controls.present());
+    let mut messages = Vec::new();
+    let bodies = match request {
+        InboundRequest::Messages(request) => {
+            let wa_id = request.wa_id();
+            messages.extend((0..request.count).map(|_| wamid(&wa_id, &api.random_bytes(&in_force, now))));
+            api.limits.inbound(&request.phone_number_id, request.count, Instant::now());
+            request.bodies(&api.waba_id, now.timestamp(), &messages, in_force.settings.statuses.batch_max)
+        }
+        InboundRequest::Preference(preference) => {
+            api.controls.prefers(&preference.wa_id(), preference.stops());
+            vec![preference.body(&api.waba_id, now.timestamp())]
+        }
+        InboundRequest::Raw(raw) => vec![raw.body(&api.waba_id, now.timestamp())],
+    };
     for body in bodies {
         if api.bodies.send(body).await.is_err() {
             return api.refuse(GraphError::unwritten());
@@ -155,15 +168,4 @@ async fn unknown_path(State(api): State<Api>) -> Response {
 
 async fn unsupported(State(api): State<Api>) -> Response {
     api.0.refuse(GraphError::unknown_object())
-}
-
-async fn show_number(
-    State(Api(api)): State<Api>,
-    Path((version, phone_number_id)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Response {
-    match api.check_call(&api.controls.present(), &version, &phone_number_id, &headers) {
-        Ok(()) => Json(NumberFields::new(phone_number_id)).into_response(),
-        Err(error) => api.refuse(error),
-    }
 }

@@ -1,7 +1,7 @@
 //! How a sandbox behaves, as far as it can be changed while it runs: `GET /_control` shows it whole, `PATCH /_control`
 //! changes the keys that it names. Everything is off or as fast as it goes unless it is said otherwise.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -10,15 +10,21 @@ use serde_json::Value;
 
 use super::draws::Draws;
 use super::faults::{Fault, FaultSet};
-use super::graph_error::Advice;
+use super::graph_error::{Advice, GraphError};
 use super::ledger::fingerprint;
-use super::wire::recipient_key;
+use super::template_status::{Change, id_of};
+use super::templates::{self, Catalogue, Template};
+use super::wire::{Send, recipient_key};
 
+/// So many can be looked at for each call.
+const FAULTS_MAX: usize = 100;
 /// Longer times make no sense in a tool.
 const MS_MAX: u64 = 30 * 24 * 3_600_000;
 /// Purposes of draws; faults draw by their place in the list.
 const LATENCY: u64 = 1 << 32;
 const STALL: u64 = 2 << 32;
+/// The code for a text that no template takes.
+pub(super) const BAD_TEXT: u32 = 132_018;
 /// Recipients whose calls are counted, about 100 MB.
 const COUNTED_MAX: usize = 2_000_000;
 
@@ -39,6 +45,54 @@ pub struct Settings {
     pub opted_out: Vec<String>,
     /// What goes wrong; see [`Fault`].
     pub faults: Vec<Fault>,
+    /// The templates that exist, in Meta's shape; without a list every template exists.
+    pub templates: Option<Vec<Template>>,
+    /// The status of templates by their name, in place of the catalogue's: APPROVED, PAUSED, DISABLED.
+    pub template_status: BTreeMap<String, String>,
+    pub marketing: MarketingSettings,
+    pub number: NumberSettings,
+}
+
+/// The endpoint for marketing messages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MarketingSettings {
+    /// Whether the account may use it. If not, messages go the usual way, or with the policy STRICT are refused with
+    /// 134100.
+    pub onboarded: bool,
+    /// For so long after the first call with a template, in milliseconds, calls with it are refused with 134101.
+    /// WhatsApp takes up to 10 minutes.
+    pub sync_ms: u64,
+    /// Whether callback data is refused there with 100.
+    pub refuse_callback_data: bool,
+    /// Whether marketing templates are refused everywhere else with 131063; needs `templates`.
+    pub cloud_api_disabled: bool,
+}
+
+impl Default for MarketingSettings {
+    fn default() -> Self {
+        Self { onboarded: true, sync_ms: 0, refuse_callback_data: false, cloud_api_disabled: false }
+    }
+}
+
+/// What every number shows of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NumberSettings {
+    /// GREEN, YELLOW, RED or UNKNOWN.
+    pub quality_rating: String,
+    /// STANDARD, HIGH or NOT_APPLICABLE.
+    pub throughput_level: String,
+    /// TIER_250, TIER_2K, TIER_10K, TIER_100K or TIER_UNLIMITED.
+    pub messaging_limit: String,
+}
+
+impl Default for NumberSettings {
+    fn default() -> Self {
+        let [quality_rating, throughput_level, messaging_limit] =
+            ["GREEN", "STANDARD", "TIER_UNLIMITED"].map(str::to_owned);
+        Self { quality_rating, throughput_level, messaging_limit }
+    }
 }
 
 /// How long calls take.
@@ -67,11 +121,14 @@ impl Default for LatencySettings {
 pub struct AnswerSettings {
     /// Whether `message_status` is in them.
     pub message_status: bool,
+    /// The codes that a text which no template takes is refused with, drawn for each call: which it is, WhatsApp does
+    /// not say.
+    pub bad_text_codes: Vec<u32>,
 }
 
 impl Default for AnswerSettings {
     fn default() -> Self {
-        Self { message_status: true }
+        Self { message_status: true, bad_text_codes: vec![BAD_TEXT] }
     }
 }
 
@@ -249,9 +306,12 @@ impl Settings {
         }
         let mut settings = serde_json::to_value(self).map_err(|error| SettingsError::Shape(error.to_string()))?;
         merge(&mut settings, patch);
-        let settings: Self =
+        let mut settings: Self =
             serde_json::from_value(settings).map_err(|error| SettingsError::Shape(error.to_string()))?;
         settings.check()?;
+        for template in settings.templates.iter_mut().flatten().filter(|template| template.id.is_empty()) {
+            template.id = id_of(&template.name, &template.language).to_string();
+        }
         Ok(settings)
     }
 
@@ -275,6 +335,7 @@ impl Settings {
             ("latency.stall_ms", self.latency.stall_ms),
             ("statuses.gap_ms", self.statuses.gap_ms),
             ("posts.retry_max_ms", self.posts.retry_max_ms),
+            ("marketing.sync_ms", self.marketing.sync_ms),
         ];
         for (key, ms) in times {
             range(key, "at most 30 days, in milliseconds", ms <= MS_MAX)?;
@@ -284,6 +345,8 @@ impl Settings {
         range("statuses.batch_max", "1 to 1000", (1..=1_000).contains(&self.statuses.batch_max))?;
         range("limits.http_status", "429 or 400", matches!(self.limits.http_status, 429 | 400))?;
         range("access.unknown_number_code", "100 or 33", matches!(self.access.unknown_number_code, 100 | 33))?;
+        range("answers.bad_text_codes", "at least one code", !self.answers.bad_text_codes.is_empty())?;
+        range("faults", "at most 100", self.faults.len() <= FAULTS_MAX)?;
         self.faults.iter().enumerate().try_for_each(|(place, fault)| fault.check(place))
     }
 
@@ -319,6 +382,7 @@ pub(super) struct InForce {
     pub(super) settings: Settings,
     pub(super) faults: Arc<FaultSet>,
     opted_out: HashSet<String>,
+    catalogue: Option<Arc<Catalogue>>,
     draws: bool,
 }
 
@@ -328,8 +392,39 @@ impl InForce {
         let kept = before.filter(|before| before.settings.faults == settings.faults);
         let faults = kept.map_or_else(|| Arc::new(FaultSet::new(&settings.faults)), |kept| Arc::clone(&kept.faults));
         let opted_out = settings.opted_out.iter().map(|number| recipient_key(number)).collect();
+        let kept = before.filter(|before| before.settings.templates == settings.templates);
+        let catalogue = kept.map_or_else(
+            || settings.templates.as_deref().map(|templates| Arc::new(Catalogue::new(templates))),
+            |kept| kept.catalogue.clone(),
+        );
         let draws = settings.draws();
-        Self { settings, faults, opted_out, draws }
+        Self { settings, faults, opted_out, catalogue, draws }
+    }
+
+    /// The status of the template as it is now.
+    pub(super) fn template_status<'a>(&'a self, template: &'a Template) -> &'a str {
+        self.settings.template_status.get(&template.name).unwrap_or(&template.status)
+    }
+
+    /// The template of the send, with another status.
+    pub(super) fn change_of(&self, send: &Send<'_>, status: &'static str) -> Change {
+        let templates = self.settings.templates.as_deref().unwrap_or_default();
+        let found = templates.iter().find(|t| t.name == *send.template && t.language == *send.language);
+        found.map_or_else(
+            || Change::of_name(&send.template, &send.language, status),
+            |template| Change::new(template, status),
+        )
+    }
+
+    /// The template of the send in the catalogue, if there is one, and if the send may be made and fits it.
+    pub(super) fn admit_template(&self, send: &Send<'_>) -> Result<Option<&Template>, GraphError> {
+        let status = self.settings.template_status.get(&*send.template).map(String::as_str);
+        match &self.catalogue {
+            Some(catalogue) => catalogue.admit(&send.template, &send.language, status, &send.components).map(Some),
+            None => {
+                templates::admit_status(status.unwrap_or("APPROVED"), &send.template, &send.language).map(|()| None)
+            }
+        }
     }
 
     /// Whether the user has stopped marketing.
@@ -372,6 +467,16 @@ impl Controls {
             Ok(settings)
         });
         changed.expect("a number more or less keeps the settings valid");
+    }
+
+    /// Gives the templates of this name another status.
+    pub(super) fn set_template_status(&self, name: &str, status: &str) {
+        let changed = self.change(|settings| {
+            let mut settings = settings.clone();
+            settings.template_status.insert(name.to_owned(), status.to_owned());
+            Ok(settings)
+        });
+        changed.expect("the status of a template keeps the settings valid");
     }
 
     fn change(

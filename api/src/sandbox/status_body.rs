@@ -80,7 +80,7 @@ struct StatusItem<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     biz_opaque_callback_data: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    conversation: Option<Conversation>,
+    conversation: Option<Conversation<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pricing: Option<Pricing<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,15 +97,15 @@ enum Timestamp<'a> {
 }
 
 #[derive(Serialize)]
-struct Conversation {
+struct Conversation<'a> {
     id: &'static str,
     expiration_timestamp: i64,
-    origin: Origin,
+    origin: Origin<'a>,
 }
 
 #[derive(Serialize)]
-struct Origin {
-    r#type: &'static str,
+struct Origin<'a> {
+    r#type: &'a str,
 }
 
 #[derive(Serialize)]
@@ -197,7 +197,8 @@ fn status_item<'a>(style: &Style<'a>, timestamp: Timestamp<'a>, message: &'a Owe
         (RecipientId::Present, None) => Some(recipient),
         (RecipientId::Absent, _) | (RecipientId::Present, Some(_)) => None,
     };
-    let origin = Origin { r#type: "utility" };
+    let category = course.and_then(|course| course.category.as_deref()).unwrap_or("utility");
+    let pricing = Pricing { billable: true, pricing_model: "PMP", category, r#type: "regular" };
     let expires = style.timestamp + DAY_S;
     StatusItem {
         id: course.and_then(|course| course.shown_wamid.as_deref()).unwrap_or(fields.wamid),
@@ -210,16 +211,13 @@ fn status_item<'a>(style: &Style<'a>, timestamp: Timestamp<'a>, message: &'a Owe
         conversation: settings.conversation.then_some(Conversation {
             id: "5a6b7c8d9e0f",
             expiration_timestamp: expires,
-            origin,
+            origin: Origin { r#type: category },
         }),
-        pricing: matches!(step.status, Status::Sent | Status::Delivered).then_some(PRICING),
+        pricing: matches!(step.status, Status::Sent | Status::Delivered).then_some(pricing),
         errors: step.code.map(|code| [StatusError::of(code)]),
         unheard_of: settings.unknown_fields.then_some([1, 2]),
     }
 }
-
-const PRICING: Pricing<'static> =
-    Pricing { billable: true, pricing_model: "PMP", category: "utility", r#type: "regular" };
 
 fn contact<'a>(contacts: Contacts, item: &StatusItem<'a>) -> Option<Contact<'a>> {
     let shown = match contacts {

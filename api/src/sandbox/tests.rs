@@ -1,5 +1,7 @@
 mod control;
 mod faults;
+mod inbound;
+mod templates;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -107,7 +109,11 @@ async fn receive(State(shared): State<Arc<Received>>, headers: HeaderMap, body: 
 
 fn statuses_of(body: &[u8]) -> Vec<Value> {
     let body: Value = serde_json::from_slice(body).unwrap();
-    let value = &body["entry"][0]["changes"][0]["value"];
+    let change = &body["entry"][0]["changes"][0];
+    let value = &change["value"];
+    if change["field"] != "messages" {
+        return Vec::new();
+    }
     assert_eq!(
         (&value["metadata"]["phone_number_id"], &value["messaging_product"]),
         (&json!("1055"), &json!("whatsapp"))
