@@ -1,6 +1,6 @@
 //! Whether a call that can be read is accepted, and what becomes of its message.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Json;
@@ -13,6 +13,7 @@ use super::calls::{Ending, Endpoint, Shared, Wait};
 use super::course::Course;
 use super::faults::{Call, Effect, Stage};
 use super::graph_error::GraphError;
+use super::inbound::{Messages, Preference};
 use super::ledger::LedgerLine;
 use super::schedule::{OwedMessage, Way};
 use super::settings::{InForce, OverTier};
@@ -95,7 +96,7 @@ impl Shared {
 
     /// Writes the call down and has its message go its way.
     pub(super) fn accept(
-        &self,
+        self: &Arc<Self>,
         in_force: &InForce,
         phone_number_id: &str,
         send: &Send<'_>,
@@ -130,7 +131,36 @@ impl Shared {
         };
         let owed = OwedMessage::new(&id, phone_number_id, &send.wa_id, send.callback.as_deref(), way, 0);
         owed.into_iter().for_each(|owed| self.schedule.accepted(owed, tokio::time::Instant::now()));
+        if let Some(reaction) = in_force.faults.first(Stage::Reaction, call) {
+            self.react(reaction.clone(), phone_number_id.to_owned(), send.wa_id.clone(), id);
+        }
         Ending { response, latency, wait }
+    }
+
+    /// Has the recipient of the message with the id `wamid` do something later.
+    fn react(self: &Arc<Self>, reaction: Effect, number: String, recipient: String, context: String) {
+        let api = Arc::clone(self);
+        let reacting = async move {
+            match reaction {
+                Effect::Reply { text, delay_ms, button } => {
+                    tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+                    let reply = Messages::reply(&number, &recipient, &text, button.as_deref(), context);
+                    let now = api.clock.now();
+                    let id = wamid(&recipient, &api.random_bytes(&api.controls.present(), now));
+                    api.limits.inbound(&number, 1, Instant::now());
+                    reply.bodies(&api.waba_id, now.timestamp(), &[id], 1).into_iter().for_each(|body| api.post(body));
+                }
+                Effect::StopMarketing { delay_ms } => {
+                    tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+                    api.controls.prefers(&recipient, true);
+                    let stop = Preference::stop(&number, &recipient);
+                    api.post(stop.body(&api.waba_id, api.clock.now().timestamp()));
+                }
+                // Nothing else is done by recipients.
+                _ => {}
+            }
+        };
+        self.tasks.spawn(self.shutdown.clone().run_until_cancelled_owned(reacting));
     }
 
     /// What becomes of an accepted message, and the status that its answer names.

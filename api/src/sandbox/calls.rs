@@ -30,6 +30,7 @@ use super::server::{Api, Cut};
 use super::settings::{BAD_TEXT, Controls, InForce};
 use super::template_status::Pause;
 use super::tier::Tier;
+use super::webhooks::Poster;
 use super::wire::{Send, fbtrace_id, random_bytes};
 
 /// What everything that answers shares.
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Takes webhook bodies that are no statuses.
     pub(super) bodies: mpsc::Sender<Bytes>,
+    pub(super) poster: Arc<Poster>,
     /// What runs beside the calls.
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,

@@ -1,8 +1,8 @@
 //! What goes wrong, and when: a list of faults, each an effect with the calls that it meets.
 //!
-//! Effects come in four stages. Of those that refuse a call, of those that change its answer, and of those that change
-//! what becomes of the message, the first fault of the list that meets the call holds; of those that change how its
-//! statuses arrive, all that meet it.
+//! Effects come in stages. Of those that refuse a call, of those that change its answer, of those that change what
+//! becomes of the message, and of what the recipient does, the first fault of the list that meets the call holds; of
+//! those that change how its statuses arrive, all that meet it.
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::behavior::Status;
 use super::draws::Draws;
-use super::settings::SettingsError;
+use super::settings::{MS_MAX, SettingsError};
 use super::template_status::WebhookComes;
 use super::wire::recipient_key;
 
@@ -161,6 +161,16 @@ pub enum Effect {
     NoEcho {},
     /// WhatsApp calls the recipient by another number than the caller does.
     OtherWaId {},
+    /// The recipient answers with this text after `delay_ms`; with `button` by a tap on the button of that payload.
+    /// An answer that has not been posted when the sandbox ends is forgotten.
+    Reply {
+        text: String,
+        delay_ms: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        button: Option<String>,
+    },
+    /// The recipient stops marketing after `delay_ms`; forgotten as an answer is.
+    StopMarketing { delay_ms: u64 },
 }
 
 fn internal_server_error() -> u16 {
@@ -190,6 +200,8 @@ pub(super) enum Stage {
     Outcome,
     /// Its statuses arrive otherwise.
     Delivery,
+    /// The recipient does something.
+    Reaction,
 }
 
 impl Effect {
@@ -214,6 +226,7 @@ impl Effect {
             | Self::Add { .. }
             | Self::NoEcho {}
             | Self::OtherWaId {} => Stage::Delivery,
+            Self::Reply { .. } | Self::StopMarketing { .. } => Stage::Reaction,
         }
     }
 }
@@ -236,6 +249,16 @@ impl Fault {
             }
             Effect::ServerError { http_status, .. } => {
                 range("http_status", "500 to 599", (500..600).contains(http_status))?;
+            }
+            Effect::Delay { delay_ms, .. }
+            | Effect::Hold { delay_ms, .. }
+            | Effect::Reply { delay_ms, .. }
+            | Effect::StopMarketing { delay_ms }
+            | Effect::LoseCall { hang_ms: delay_ms }
+            | Effect::LoseAnswer { hang_ms: delay_ms }
+            | Effect::StatusBeforeAnswer { wait_ms_max: delay_ms, .. }
+            | Effect::PauseTemplate { gap_ms: delay_ms, .. } => {
+                range("effect", "at most 30 days, in milliseconds", *delay_ms <= MS_MAX)?;
             }
             Effect::Duplicate { copies } => range("copies", "1 to 10", (1..=10).contains(copies))?,
             Effect::Fail { after, .. } => range("after", "at most 10 statuses", after.len() <= 10)?,

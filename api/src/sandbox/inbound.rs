@@ -189,7 +189,31 @@ fn entries(entries: &[Value]) -> Bytes {
     Bytes::from(ascii(&json!({"object": "whatsapp_business_account", "entry": entries}), 1_024))
 }
 
+/// A recipient as a webhook names one: by number, or by the business-scoped id.
+fn who(recipient: &str) -> (Option<String>, Option<String>) {
+    let recipient = recipient.to_owned();
+    if is_user_id(&recipient) { (None, Some(recipient)) } else { (Some(recipient), None) }
+}
+
 impl Messages {
+    /// The answer of a recipient to the message with the id `context`, by a tap if there is a payload.
+    pub(super) fn reply(number: &str, recipient: &str, text: &str, payload: Option<&str>, context: String) -> Self {
+        let (from, user_id) = who(recipient);
+        let button = payload.map(|payload| Button { payload: payload.to_owned(), text: text.to_owned() });
+        Self {
+            phone_number_id: number.to_owned(),
+            from,
+            user_id,
+            name: default_name(),
+            text: text.to_owned(),
+            count: 1,
+            // Who types an answer seldom quotes what is answered.
+            context: button.is_some().then_some(context),
+            button,
+            message: None,
+        }
+    }
+
     fn check(&self) -> Result<(), GraphError> {
         check_number(&self.phone_number_id)?;
         check_user(self.from.as_deref(), self.user_id.as_deref())?;
@@ -244,6 +268,12 @@ impl Messages {
 }
 
 impl Preference {
+    pub(super) fn stop(number: &str, recipient: &str) -> Self {
+        let (from, user_id) = who(recipient);
+        let (phone_number_id, name) = (number.to_owned(), default_name());
+        Self { phone_number_id, from, user_id, name, preference: Choice::Stop }
+    }
+
     /// The user as WhatsApp calls one.
     pub(super) fn wa_id(&self) -> String {
         self.from.as_deref().map(digits_of).or_else(|| self.user_id.clone()).unwrap_or_default()

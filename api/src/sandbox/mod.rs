@@ -19,6 +19,7 @@ mod inbound;
 mod ledger;
 mod limits;
 mod management;
+mod scenarios;
 mod schedule;
 mod server;
 mod settings;
@@ -49,6 +50,7 @@ use self::calls::Shared;
 pub use self::faults::{Effect, Fault, When};
 use self::ledger::Ledger;
 use self::limits::Limits;
+pub use self::scenarios::{SCENARIOS, Scenario};
 use self::schedule::Schedule;
 use self::server::Api;
 use self::settings::Controls;
@@ -157,6 +159,7 @@ pub async fn start(config: SandboxConfig, clock: Clock, shutdown: CancellationTo
         anchor: (clock.now(), std::time::Instant::now()),
         clock,
         bodies,
+        poster: webhooks.poster(),
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
         marketing_since: Mutex::default(),

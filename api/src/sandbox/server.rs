@@ -58,6 +58,7 @@ impl Api {
             .route("/_ledger", get(show_ledger))
             .route("/_inbound", post(receive))
             .route("/_control", get(control::show).patch(control::change))
+            .route("/_verify", post(control::verify))
             .route("/_healthz", get(|| async { "ok" }))
             .route("/{version}/{id}/messages", post(calls::send))
             .route("/{version}/{id}/marketing_messages", post(calls::send_marketing))

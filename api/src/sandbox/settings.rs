@@ -19,7 +19,7 @@ use super::wire::{Send, recipient_key};
 /// So many can be looked at for each call.
 const FAULTS_MAX: usize = 100;
 /// Longer times make no sense in a tool.
-const MS_MAX: u64 = 30 * 24 * 3_600_000;
+pub(super) const MS_MAX: u64 = 30 * 24 * 3_600_000;
 /// Purposes of draws; faults draw by their place in the list.
 const LATENCY: u64 = 1 << 32;
 const STALL: u64 = 2 << 32;

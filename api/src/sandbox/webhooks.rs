@@ -54,7 +54,7 @@ type Queues = (Arc<Ledger>, Arc<Schedule>, mpsc::Receiver<Bytes>);
 /// What was posted: the messages whose next status was in it, none for inbound messages.
 type Posts = JoinSet<Vec<OwedMessage>>;
 
-struct Poster {
+pub(super) struct Poster {
     client: Client,
     url: Url,
     app_secret: String,
@@ -99,6 +99,10 @@ impl Webhooks {
             bodies,
             poster: Arc::new(poster),
         })
+    }
+
+    pub(super) fn poster(&self) -> Arc<Poster> {
+        Arc::clone(&self.poster)
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
@@ -204,6 +208,17 @@ impl Poster {
             sleep(retry).await;
             retry = (retry * 2).min(Duration::from_millis(settings.retry_max_ms));
         }
+    }
+
+    /// Asks the receiver to verify itself, as happens when a webhook is set up: its HTTP status, and whether it gave
+    /// the challenge back and nothing else.
+    pub(super) async fn verify(&self, verify_token: &str, challenge: &str) -> reqwest::Result<(u16, bool)> {
+        let query = [("hub.mode", "subscribe"), ("hub.challenge", challenge), ("hub.verify_token", verify_token)];
+        let mut url = self.url.clone();
+        url.query_pairs_mut().extend_pairs(query);
+        let answer = self.client.get(url).send().await?;
+        let status = answer.status();
+        Ok((status.as_u16(), answer.text().await? == challenge && status == StatusCode::OK))
     }
 
     async fn post(&self, signature: Option<&str>, body: Bytes) -> reqwest::Result<StatusCode> {

@@ -180,3 +180,26 @@ async fn bodies_come_twice_and_with_signatures_that_do_not_fit() {
     assert!(bodies.len() == 2 && bodies[0] == bodies[1], "the receiver keeps only what is signed");
     assert_eq!(receiver.shared.refused.load(Ordering::SeqCst), 2);
 }
+
+#[tokio::test]
+async fn the_receiver_is_asked_to_verify_itself() {
+    let folder = TempDir::new().unwrap();
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let challenged = |axum::extract::Query(query): axum::extract::Query<HashMap<String, String>>| async move {
+        let right = query["hub.verify_token"] == "right" && query["hub.mode"] == "subscribe";
+        let status = if right { StatusCode::OK } else { StatusCode::FORBIDDEN };
+        (status, query["hub.challenge"].clone())
+    };
+    let router = Router::new().route("/hook", axum::routing::get(challenged));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let running = run(config(&folder, &url)).await;
+    let verify = async |token: &str| {
+        let body = json!({ "verify_token": token }).to_string();
+        answer_to(running.client.post(running.url("/_verify")).body(body)).await.1
+    };
+    assert_eq!(verify("right").await, json!({"http_status": 200, "verified": true}));
+    assert_eq!(verify("wrong").await, json!({"http_status": 403, "verified": false}));
+    let (status, answer) = answer_to(running.client.post(running.url("/_verify")).body("{}")).await;
+    assert!(status == StatusCode::BAD_REQUEST && answer["error"].as_str().unwrap().contains("verify_token"));
+}

@@ -91,3 +91,39 @@ async fn any_webhook_is_posted_as_it_is() {
     assert_eq!(body["entry"], entry);
     assert_eq!(inbound(&running, json!({"field": "account_update"})).await.0, StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn recipients_answer_and_stop_by_themselves() {
+    let folder = TempDir::new().unwrap();
+    let receiver = Receiver::start(StatusCode::OK).await;
+    let faults = json!([
+        {"effect": "reply", "text": "STOP", "delay_ms": 20, "recipients": ["919812345600"]},
+        {"effect": "reply", "text": "Stop", "button": "stop", "delay_ms": 20, "recipients": ["919812345601"]},
+        {"effect": "stop_marketing", "delay_ms": 20, "recipients": ["919812345602"]},
+    ]);
+    let running = run(with(config(&folder, &receiver.url), &json!({ "faults": faults }))).await;
+    let mut wamids = Vec::new();
+    for number in 0..3 {
+        wamids.push(running.send(&format!("+91981234560{number}"), &format!("m{number}")).await);
+    }
+    let found = |key: &str| {
+        let bodies = receiver.bodies();
+        let values = bodies.iter().map(|body| serde_json::from_slice::<Value>(body).unwrap());
+        let items = values.filter_map(|body| body["entry"][0]["changes"][0]["value"][key].as_array().cloned());
+        items.flatten().collect::<Vec<_>>()
+    };
+    let all_came = async {
+        while found("messages").len() < 2 || found("user_preferences").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, all_came).await.expect("the answers come in time");
+    let messages = found("messages");
+    let of = |from: &str| messages.iter().find(|message| message["from"] == from).unwrap();
+    assert_eq!(of("919812345600")["text"]["body"], "STOP");
+    let tap = of("919812345601");
+    assert_eq!((&tap["button"]["payload"], &tap["context"]["id"]), (&json!("stop"), &json!(wamids[1])));
+    assert_eq!(found("user_preferences")[0]["value"], "stop");
+    let (_, settings) = answer_to(running.client.get(running.url("/_control"))).await;
+    assert_eq!(settings["opted_out"], json!(["919812345602"]));
+}
