@@ -10,13 +10,14 @@ use tokio::sync::watch;
 
 use super::behavior::Outcomes;
 use super::calls::{Ending, Endpoint, Shared, Wait};
+use super::controls::InForce;
 use super::course::Course;
 use super::faults::{Call, Effect, Stage};
 use super::graph_error::GraphError;
 use super::inbound::{Messages, Preference};
 use super::ledger::LedgerLine;
 use super::schedule::{OwedMessage, Way};
-use super::settings::{InForce, OverTier};
+use super::settings::OverTier;
 use super::templates::Template;
 use super::wire::{Accepted, Send, other_wa_id, wamid};
 

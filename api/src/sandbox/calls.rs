@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::behavior::Outcomes;
+use super::controls::{Controls, InForce};
 use super::draws::Draws;
 use super::faults::{Call, Effect, Stage};
 use super::graph_error::{Advice, GraphError};
@@ -27,7 +28,7 @@ use super::ledger::Ledger;
 use super::limits::Limits;
 use super::schedule::Schedule;
 use super::server::{Api, Cut};
-use super::settings::{BAD_TEXT, Controls, InForce};
+use super::settings::BAD_TEXT;
 use super::template_status::Pause;
 use super::tier::Tier;
 use super::webhooks::Poster;

@@ -13,9 +13,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 
 use super::calls::Shared;
+use super::controls::InForce;
 use super::graph_error::GraphError;
 use super::server::Api;
-use super::settings::{InForce, NumberSettings};
+use super::settings::NumberSettings;
 use super::template_status::Change;
 use super::templates::Template;
 

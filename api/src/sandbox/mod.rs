@@ -11,6 +11,7 @@ mod calls;
 mod codes;
 mod components;
 mod control;
+mod controls;
 mod course;
 mod draws;
 mod faults;
@@ -47,13 +48,13 @@ use tokio_util::task::TaskTracker;
 
 pub use self::behavior::{Outcomes, Status};
 use self::calls::Shared;
+use self::controls::Controls;
 pub use self::faults::{Effect, Fault, When};
 use self::ledger::Ledger;
 use self::limits::Limits;
 pub use self::scenarios::{SCENARIOS, Scenario};
 use self::schedule::Schedule;
 use self::server::Api;
-use self::settings::Controls;
 pub use self::settings::{
     AccessSettings, AnswerSettings, Contacts, LatencySettings, LimitSettings, MarketingSettings, NumberSettings,
     OverTier, PostSettings, RecipientId, Settings, SettingsError, StatusSettings, TierSettings,

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::behavior::Fate;
+use super::controls::Controls;
 use super::course::{Course, Step};
-use super::settings::Controls;
 
 /// Due times are rounded up to a multiple of this, so that statuses which fall due at nearly the same time share a
 /// webhook body instead of filling the receiver with bodies of one.

@@ -18,10 +18,11 @@ use tokio_util::bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::SandboxConfig;
+use super::controls::Controls;
 use super::draws::Draws;
 use super::ledger::Ledger;
 use super::schedule::{OwedMessage, Schedule};
-use super::settings::{Controls, PostSettings};
+use super::settings::PostSettings;
 use super::status_body::{Style, compose, signature};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
