@@ -128,7 +128,9 @@ impl Shared {
         let shown = (!matches!(effect, Some(Effect::AnswerWithoutId {}))).then_some(&*id);
         let response = match effect {
             Some(Effect::ServerError { http_status, code, .. }) => self.server_error(*http_status, *code),
-            _ => Json(Accepted::new(send, wa_id, shown, status).as_marketing(admitted.marketing)).into_response(),
+            _ => {
+                Json(Accepted::new(send, wa_id, shown, status).answering_marketing(admitted.marketing)).into_response()
+            }
         };
         let owed = OwedMessage::new(&id, phone_number_id, &send.wa_id, send.callback.as_deref(), way, 0);
         owed.into_iter().for_each(|owed| self.schedule.accepted(owed, tokio::time::Instant::now()));

@@ -182,6 +182,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
     fn code(components: Value) -> Option<u32> {
         let text = components.to_string();
         let components: Vec<Component<'_>> = serde_json::from_str(&text).unwrap();

@@ -73,7 +73,8 @@ impl InForce {
         match &self.catalogue {
             Some(catalogue) => catalogue.admit(&send.template, &send.language, status, &send.components).map(Some),
             None => {
-                templates::admit_status(status.unwrap_or("APPROVED"), &send.template, &send.language).map(|()| None)
+                status.map_or(Ok(()), |status| templates::admit_status(status, &send.template, &send.language))?;
+                Ok(None)
             }
         }
     }

@@ -167,7 +167,7 @@ fn contact(name: &str, from: Option<&str>, user_id: Option<&str>) -> Value {
     Value::Object(contact)
 }
 
-fn value(phone_number_id: &str, contact: &Value, key: &str, items: Vec<Value>) -> Value {
+fn value(phone_number_id: &str, contact: &Value, key: &str, items: &[Value]) -> Value {
     json!({
         "messaging_product": "whatsapp",
         "metadata": {"display_phone_number": DISPLAY_PHONE_NUMBER, "phone_number_id": phone_number_id},
@@ -238,8 +238,8 @@ impl Messages {
     pub(super) fn bodies(&self, waba_id: &str, timestamp: i64, ids: &[String], batch_max: usize) -> Vec<Bytes> {
         let contact = contact(&self.name, self.from.as_deref(), self.user_id.as_deref());
         let body = |ids: &[String]| {
-            let messages = ids.iter().map(|id| self.one(id, timestamp)).collect();
-            change(waba_id, "messages", &value(&self.phone_number_id, &contact, "messages", messages), None)
+            let messages: Vec<_> = ids.iter().map(|id| self.one(id, timestamp)).collect();
+            change(waba_id, "messages", &value(&self.phone_number_id, &contact, "messages", &messages), None)
         };
         ids.chunks(batch_max.max(1)).map(body).collect()
     }
@@ -297,8 +297,8 @@ impl Preference {
         preference.insert("value".to_owned(), json!(self.preference));
         preference.insert("timestamp".to_owned(), timestamp.into());
         let contact = contact(&self.name, from, user_id);
-        let preferences = vec![Value::Object(preference)];
-        let value = value(&self.phone_number_id, &contact, "user_preferences", preferences);
+        let preferences = [Value::Object(preference)];
+        let value = value(&self.phone_number_id, &contact, "user_preferences", &preferences);
         change(waba_id, "user_preferences", &value, None)
     }
 }

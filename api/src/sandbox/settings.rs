@@ -15,6 +15,18 @@ use super::templates::Template;
 const FAULTS_MAX: usize = 100;
 /// Longer times make no sense in a tool.
 pub(super) const MS_MAX: u64 = 30 * 24 * 3_600_000;
+/// The statuses that templates have.
+const TEMPLATE_STATUSES: [&str; 9] = [
+    "APPROVED",
+    "PENDING",
+    "REJECTED",
+    "PAUSED",
+    "DISABLED",
+    "IN_APPEAL",
+    "PENDING_DELETION",
+    "LIMIT_EXCEEDED",
+    "ARCHIVED",
+];
 /// The code for a text that no template takes.
 pub(super) const BAD_TEXT: u32 = 132_018;
 
@@ -336,6 +348,10 @@ impl Settings {
         range("limits.http_status", "429 or 400", matches!(self.limits.http_status, 429 | 400))?;
         range("access.unknown_number_code", "100 or 33", matches!(self.access.unknown_number_code, 100 | 33))?;
         range("answers.bad_text_codes", "at least one code", !self.answers.bad_text_codes.is_empty())?;
+        let known = |status: &String| TEMPLATE_STATUSES.contains(&status.to_ascii_uppercase().as_str());
+        let catalogue = self.templates.iter().flatten().map(|template| &template.status);
+        range("templates", "of a status that templates have", catalogue.into_iter().all(known))?;
+        range("template_status", "a status that templates have", self.template_status.values().all(known))?;
         range("faults", "at most 100", self.faults.len() <= FAULTS_MAX)?;
         self.faults.iter().enumerate().try_for_each(|(place, fault)| fault.check(place))
     }
@@ -385,6 +401,7 @@ mod tests {
         assert!(refusal(json!({"limits": {"rate": 1}})).contains("unknown field `rate`"));
         assert!(refusal(json!({"posts": {"duplicate_share": 1.5}})).contains("posts.duplicate_share must be 0 to 1"));
         assert!(refusal(json!({"statuses": {"batch_max": 0}})).contains("statuses.batch_max"));
+        assert!(refusal(json!({"template_status": {"offer": "PAUSD"}})).contains("template_status must be"));
         assert!(refusal(json!([])).contains("no JSON object"));
         let fault = |fault: Value| refusal(json!({ "faults": [fault] }));
         assert!(fault(json!({"effect": "refuse", "code": 190, "shre": 0.1})).contains("unknown field `shre`"));

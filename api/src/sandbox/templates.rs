@@ -295,12 +295,14 @@ mod tests {
         Catalogue::new(&serde_json::from_value::<Vec<Template>>(templates).unwrap())
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
     fn code(catalogue: &Catalogue, name: &str, language: &str, components: Value) -> Option<u32> {
         let text = components.to_string();
         let components: Vec<Component<'_>> = serde_json::from_str(&text).unwrap();
         catalogue.admit(name, language, None, &components).err().map(|error| error.code)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
     fn body(parameters: Value) -> Value {
         json!([{"type": "body", "parameters": parameters}])
     }

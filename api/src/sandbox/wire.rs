@@ -178,7 +178,7 @@ struct AcceptedMessage<'a> {
 
 impl<'a> Accepted<'a> {
     /// As the endpoint for marketing messages answers.
-    pub(super) fn as_marketing(self, marketing: bool) -> Self {
+    pub(super) fn answering_marketing(self, marketing: bool) -> Self {
         Self { success: marketing.then_some(true), ..self }
     }
 

@@ -13,6 +13,7 @@ async fn call(running: &Running, to: &str, callback: &str) -> Option<(u16, Strin
     Some((status, response.text().await.ok()?))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the calls read better")]
 fn faulty(folder: &TempDir, webhook_url: &str, faults: Value) -> SandboxConfig {
     with(config(folder, webhook_url), &json!({ "faults": faults }))
 }
