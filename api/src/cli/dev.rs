@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use super::context::Context;
 use super::engine_record::EngineRecord;
 use super::error::Failure;
+use super::sandbox::scenario_name;
 use super::sandbox_process::SandboxProcess;
 use crate::app::{App, AppOptions, QueueChoice, Role};
 use crate::config::SandboxConfig;
@@ -43,6 +44,9 @@ pub struct DevArgs {
     /// Starts the engine's clock at this time (RFC 3339), so that recurrence can be tried.
     #[arg(long, value_name = "TIME")]
     clock: Option<DateTime<Utc>>,
+    /// Has the sandbox behave as a scenario says; `ektola sandbox --list` explains them.
+    #[arg(long, value_name = "NAME", value_parser = scenario_name())]
+    scenario: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -315,7 +319,8 @@ async fn start_sandbox(
     let webhook_url = format!("http://{address}/webhooks/whatsapp");
     let sender = sandbox_sender(&app.pool, tenant, clock).await?;
     let secret = sender.app_secret.expose();
-    let sandbox = SandboxProcess::start(&context.data, &webhook_url, secret, config, args.clock).await?;
+    let scenario = args.scenario.as_deref();
+    let sandbox = SandboxProcess::start(&context.data, &webhook_url, secret, config, args.clock, scenario).await?;
     set_sandbox_address(&app.pool, tenant, sender, &sandbox, clock).await?;
     let role = if has_real_sender { "numbers of your own; for runs that began with it " } else { "" };
     context.out.line(&format!("WhatsApp: {role}the sandbox, at {}", sandbox.url()));

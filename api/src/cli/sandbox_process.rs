@@ -24,6 +24,8 @@ struct Remembered {
     pid: i32,
     address: SocketAddr,
     webhook_url: String,
+    #[serde(default)]
+    scenario: Option<String>,
 }
 
 pub struct SandboxProcess {
@@ -41,13 +43,15 @@ impl SandboxProcess {
         app_secret: &str,
         config: &SandboxConfig,
         clock: Option<DateTime<Utc>>,
+        scenario: Option<&str>,
     ) -> anyhow::Result<Self> {
         let folder = data.join("sandbox");
         std::fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
         let file = folder.join("process.json");
         if let Some(remembered) = left_behind(&file).await {
             let left = Self { remembered, child: None, file: file.clone() };
-            if left.remembered.webhook_url == webhook_url && clock.is_none() {
+            let same = left.remembered.webhook_url == webhook_url && left.remembered.scenario.as_deref() == scenario;
+            if same && clock.is_none() {
                 return Ok(left);
             }
             left.stop().await;
@@ -58,12 +62,13 @@ impl SandboxProcess {
             .args(["sandbox", "--listen", "127.0.0.1:0", "--webhook-url", webhook_url])
             .arg("--ledger")
             .arg(folder.join("ledger.jsonl"))
-            .args(["--latency-ms", &config.latency_ms.to_string()])
-            .args(["--status-gap-ms", &config.status_gap_ms.to_string()])
-            .args(["--webhook-batch-max", &config.webhook_batch_max.to_string()])
-            .args(["--webhook-posts-max", &config.webhook_posts_max.to_string()])
-            .args(["--rate-limit", &config.rate_limit_per_s.to_string()])
-            .arg(format!("--pair-limit={}", config.pair_burst))
+            // Not as arguments: those would go before the scenario.
+            .env("EKTOLA_SANDBOX__LATENCY_MS", config.latency_ms.to_string())
+            .env("EKTOLA_SANDBOX__STATUS_GAP_MS", config.status_gap_ms.to_string())
+            .env("EKTOLA_SANDBOX__WEBHOOK_BATCH_MAX", config.webhook_batch_max.to_string())
+            .env("EKTOLA_SANDBOX__WEBHOOK_POSTS_MAX", config.webhook_posts_max.to_string())
+            .env("EKTOLA_SANDBOX__RATE_LIMIT_PER_S", config.rate_limit_per_s.to_string())
+            .env("EKTOLA_SANDBOX__PAIR_BURST", config.pair_burst.to_string())
             // Not as an argument: those show in process lists.
             .env("EKTOLA_SANDBOX_APP_SECRET", app_secret)
             .stdin(Stdio::null())
@@ -74,6 +79,9 @@ impl SandboxProcess {
         if let Some(start) = clock {
             command.args(["--clock", &start.to_rfc3339()]);
         }
+        if let Some(scenario) = scenario {
+            command.args(["--scenario", scenario]);
+        }
         let mut child = command.spawn().context("the sandbox could not be started")?;
         let address = match tokio::time::timeout(START_DEADLINE, address_of(&mut child)).await {
             Ok(Ok(address)) => address,
@@ -81,7 +89,8 @@ impl SandboxProcess {
             Err(_) => bail!("the sandbox was not ready within {} s", START_DEADLINE.as_secs()),
         };
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).context("the sandbox ended at once")?;
-        let remembered = Remembered { pid, address, webhook_url: webhook_url.to_owned() };
+        let (webhook_url, scenario) = (webhook_url.to_owned(), scenario.map(str::to_owned));
+        let remembered = Remembered { pid, address, webhook_url, scenario };
         std::fs::write(&file, serde_json::to_string(&remembered)?)?;
         Ok(Self { remembered, child: Some(child), file })
     }

@@ -1,7 +1,7 @@
 //! What becomes of an accepted message. The rule reads nothing but the recipient's number, so that the funnel of a
 //! run can be predicted from its audience and comes out the same each time.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The rule that decides what becomes of accepted messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,12 +20,13 @@ pub enum Outcomes {
 }
 
 impl Outcomes {
-    /// What becomes of a message to the number with these digits.
-    pub(super) fn of(self, digits: &str) -> Fate {
+    /// What becomes of a message to the number with these digits, or to this user id.
+    pub(super) fn of(self, recipient: &str) -> Fate {
         match self {
             Self::AllRead => Fate::Read,
             Self::ByNumber => {
-                let ending = digits.bytes().fold(0, |ending: u32, digit| ending * 10 % 100 + u32::from(digit - b'0'));
+                let digits = recipient.bytes().filter(u8::is_ascii_digit);
+                let ending = digits.fold(0, |ending: u32, digit| ending * 10 % 100 + u32::from(digit - b'0'));
                 match ending {
                     96 | 97 => Fate::Delivered,
                     98 | 99 => Fate::Undeliverable,
@@ -55,17 +56,32 @@ impl Fate {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Status {
+/// The value of a status. The last four come seldom or never, and a receiver has to bear them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
     Sent,
     Delivered,
     Read,
     Failed,
+    Played,
+    Deleted,
+    Warning,
+    /// A value that nobody has heard of.
+    UnheardOf,
 }
 
 impl Status {
-    pub(super) const ALL: [Self; 4] = [Self::Sent, Self::Delivered, Self::Read, Self::Failed];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Sent,
+        Self::Delivered,
+        Self::Read,
+        Self::Failed,
+        Self::Played,
+        Self::Deleted,
+        Self::Warning,
+        Self::UnheardOf,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -73,6 +89,10 @@ impl Status {
             Self::Delivered => "delivered",
             Self::Read => "read",
             Self::Failed => "failed",
+            Self::Played => "played",
+            Self::Deleted => "deleted",
+            Self::Warning => "warning",
+            Self::UnheardOf => "unheard_of",
         }
     }
 }

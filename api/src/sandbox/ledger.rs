@@ -22,8 +22,9 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::behavior::{Outcomes, Status};
-use super::schedule::OwedMessage;
-use super::wire::digits_of;
+use super::course::Course;
+use super::schedule::{OwedMessage, Way};
+use super::wire::recipient_key;
 
 /// How long a start waits for a sandbox that is just ending to let go of the ledger.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,6 +42,9 @@ pub(super) struct LedgerLine<'a> {
     pub(super) to: &'a str,
     pub(super) callback: Option<&'a str>,
     pub(super) template: &'a str,
+    /// What becomes of the message, unless the usual does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) course: Option<&'a Course>,
 }
 
 /// The fields of a line that recovery needs.
@@ -54,6 +58,7 @@ struct RecoveredLine<'a> {
     to: Cow<'a, str>,
     #[serde(borrow)]
     callback: Option<Cow<'a, str>>,
+    course: Option<Course>,
 }
 
 /// What `GET /_ledger` shows.
@@ -116,7 +121,7 @@ impl Ledger {
     pub(super) fn acknowledge(&self, messages: &[OwedMessage]) -> io::Result<()> {
         let mut lines = String::with_capacity(messages.len() * 80);
         for message in messages {
-            lines.extend([message.fields().wamid, " ", message.status().name(), "\n"]);
+            lines.extend([message.fields().wamid, " ", message.step().status.name(), "\n"]);
         }
         let written = self.posted.lock().unwrap_or_else(PoisonError::into_inner).append(lines.as_bytes());
         let mut calls = self.calls();
@@ -144,14 +149,14 @@ fn count_call(counts: &mut LedgerCounts, callbacks: &mut HashSet<u128>, callback
 /// What the lines of a ledger add up to.
 struct Recovery<'a> {
     outcomes: Outcomes,
-    posted: &'a HashMap<u128, u8>,
+    posted: &'a HashMap<u128, Posted>,
     counts: LedgerCounts,
     callbacks: HashSet<u128>,
     owed: Vec<OwedMessage>,
 }
 
 impl<'a> Recovery<'a> {
-    fn new(outcomes: Outcomes, posted: &'a HashMap<u128, u8>) -> Self {
+    fn new(outcomes: Outcomes, posted: &'a HashMap<u128, Posted>) -> Self {
         let counts = LedgerCounts { accepted: 0, doubled: 0, statuses_owed: 0 };
         Self { outcomes, posted, counts, callbacks: HashSet::new(), owed: Vec::new() }
     }
@@ -159,13 +164,19 @@ impl<'a> Recovery<'a> {
     fn call(&mut self, number: u64, line: &[u8]) -> anyhow::Result<()> {
         let call: RecoveredLine<'_> =
             serde_json::from_slice(line).with_context(|| format!("line {number} is not a call of a sandbox"))?;
-        let digits = digits_of(&call.to);
-        let fate = self.outcomes.of(&digits);
+        let recipient = recipient_key(&call.to);
         let posted = self.posted.get(&fingerprint(&call.wamid)).copied().unwrap_or_default();
-        let next = fate.statuses().iter().position(|status| posted & bit(*status) == 0);
         let callback = call.callback.as_deref();
-        let owed =
-            next.and_then(|next| OwedMessage::new(&call.wamid, &call.phone_number_id, &digits, callback, fate, next));
+        let (way, next) = match call.course {
+            // Its steps need not differ by their status, and one is posted after the other.
+            Some(course) => (Way::Other(Box::new(course)), usize::from(posted.count)),
+            None => {
+                let fate = self.outcomes.of(&recipient);
+                let next = fate.statuses().iter().position(|status| posted.statuses & bit(*status) == 0);
+                (Way::Usual(fate), next.unwrap_or(fate.statuses().len()))
+            }
+        };
+        let owed = OwedMessage::new(&call.wamid, &call.phone_number_id, &recipient, callback, way, next);
         let statuses = owed.as_ref().map_or(0, OwedMessage::remaining);
         count_call(&mut self.counts, &mut self.callbacks, callback, statuses);
         self.owed.extend(owed);
@@ -173,16 +184,25 @@ impl<'a> Recovery<'a> {
     }
 }
 
-/// The acknowledged statuses of each message as bits, and the length of the whole lines. An unreadable line is
-/// passed over: its status is posted once more.
-fn read_posted(file: &File) -> anyhow::Result<(HashMap<u128, u8>, u64)> {
-    let mut posted: HashMap<u128, u8> = HashMap::new();
+/// The acknowledged statuses of a message.
+#[derive(Debug, Clone, Copy, Default)]
+struct Posted {
+    statuses: u8,
+    count: u8,
+}
+
+/// The acknowledged statuses of each message, and the length of the whole lines. An unreadable line is passed over:
+/// its status is posted once more.
+fn read_posted(file: &File) -> anyhow::Result<(HashMap<u128, Posted>, u64)> {
+    let mut posted: HashMap<u128, Posted> = HashMap::new();
     let length = for_each_line(file, |_, line| {
         let Some((wamid, name)) = str::from_utf8(line).ok().and_then(|line| line.rsplit_once(' ')) else {
             return Ok(());
         };
         if let Some(status) = Status::ALL.into_iter().find(|status| status.name() == name) {
-            *posted.entry(fingerprint(wamid)).or_default() |= bit(status);
+            let posted = posted.entry(fingerprint(wamid)).or_default();
+            posted.statuses |= bit(status);
+            posted.count = posted.count.saturating_add(1);
         }
         Ok(())
     })?;
@@ -195,6 +215,10 @@ fn bit(status: Status) -> u8 {
         Status::Delivered => 2,
         Status::Read => 4,
         Status::Failed => 8,
+        Status::Played => 16,
+        Status::Deleted => 32,
+        Status::Warning => 64,
+        Status::UnheardOf => 128,
     }
 }
 
@@ -285,7 +309,16 @@ mod tests {
 
     fn line<'a>(wamid: &'a str, to: &'a str, callback: Option<&'a str>) -> LedgerLine<'a> {
         let at = "2026-11-23T10:00:00Z".to_owned();
-        LedgerLine { at, read_at_ms: 1.5, phone_number_id: "1055", wamid, to, callback, template: TEMPLATE }
+        LedgerLine {
+            at,
+            read_at_ms: 1.5,
+            phone_number_id: "1055",
+            wamid,
+            to,
+            callback,
+            template: TEMPLATE,
+            course: None,
+        }
     }
 
     fn open(path: &Path) -> (Ledger, Vec<OwedMessage>) {
@@ -313,14 +346,14 @@ mod tests {
             assert_eq!(ledger.counts(), counts(3, 0, 6));
             assert_eq!(owed[0].fields().callback, Some("a"));
             assert_eq!(owed[0].fields().recipient_id, "919812345600");
-            assert_eq!(owed[2].status(), Status::Failed);
+            assert_eq!(owed[2].step().status, Status::Failed);
             assert_eq!(owed[2].fields().callback, None);
             ledger.acknowledge(&owed).unwrap();
             assert_eq!(ledger.counts(), counts(3, 0, 3));
         }
         let (ledger, owed) = open(&path);
         assert_eq!(ledger.counts(), counts(3, 0, 3));
-        assert_eq!(owed.iter().map(OwedMessage::status).collect::<Vec<_>>(), [Status::Delivered; 2]);
+        assert_eq!(owed.iter().map(|owed| owed.step().status).collect::<Vec<_>>(), [Status::Delivered; 2]);
     }
 
     #[test]

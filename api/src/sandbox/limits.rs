@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::graph_error::GraphError;
 use super::ledger::fingerprint;
-use super::wire::GraphError;
+use super::settings::LimitSettings;
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Calls may be decided in another order than they were read, by less than this.
@@ -32,9 +33,8 @@ pub(super) struct LimitCounts {
     pub(super) worst_second: usize,
 }
 
+#[derive(Default)]
 pub(super) struct Limits {
-    rate_per_s: Option<usize>,
-    pair_burst: Option<u32>,
     state: Mutex<State>,
 }
 
@@ -53,26 +53,28 @@ struct Number {
 }
 
 impl Limits {
-    /// `None`: no such limit.
-    pub(super) fn new(rate_per_s: Option<usize>, pair_burst: Option<u32>) -> Self {
-        Self { rate_per_s, pair_burst, state: Mutex::default() }
-    }
-
     /// Counts a call that was read at `read_at`, or refuses it. A call that fails afterwards was load all the same.
-    pub(super) fn admit(&self, phone_number_id: &str, wa_id: &str, read_at: Instant) -> Result<(), GraphError> {
+    pub(super) fn admit(
+        &self,
+        settings: &LimitSettings,
+        phone_number_id: &str,
+        wa_id: &str,
+        read_at: Instant,
+    ) -> Result<(), GraphError> {
+        let refused = |error: GraphError| error.with_status(Some(settings.http_status)).advising(settings.advice());
         let mut guard = self.state();
         let state = &mut *guard;
         let number = number_of(&mut state.numbers, phone_number_id);
         let load = number.calls.in_second_until(read_at) + number.inbound.in_second_until(read_at);
-        if self.rate_per_s.is_some_and(|limit| load >= limit) {
+        if settings.rate_per_s > 0 && load >= settings.rate_per_s {
             state.counts.refused_rate += 1;
-            return Err(GraphError::rate_limit());
+            return Err(refused(GraphError::rate_limit()));
         }
-        if let Some(burst) = self.pair_burst
-            && !state.pairs.take(fingerprint(&format!("{phone_number_id} {wa_id}")), burst, read_at)
+        if settings.pair_burst > 0
+            && !state.pairs.take(fingerprint(&format!("{phone_number_id} {wa_id}")), settings.pair_burst, read_at)
         {
             state.counts.refused_pair += 1;
-            return Err(GraphError::pair_limit());
+            return Err(refused(GraphError::pair_limit()));
         }
         let worst = number.calls.insert(read_at);
         state.counts.worst_second = state.counts.worst_second.max(worst);
@@ -163,6 +165,10 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
+    fn settings(rate_per_s: usize, pair_burst: u32) -> LimitSettings {
+        LimitSettings { rate_per_s, pair_burst, ..LimitSettings::default() }
+    }
+
     fn code(verdict: Result<(), GraphError>) -> Option<u32> {
         verdict.err().map(|error| error.code)
     }
@@ -170,32 +176,32 @@ mod tests {
     #[test]
     fn no_second_holds_more_calls_of_a_number_than_the_limit() {
         let start = Instant::now();
-        let limits = Limits::new(Some(3), None);
-        let admit = |ms: u32| code(limits.admit("1055", "919812345600", start + MS * ms));
+        let (limits, rules) = (Limits::default(), settings(3, 0));
+        let admit = |ms: u32| code(limits.admit(&rules, "1055", "919812345600", start + MS * ms));
         assert_eq!(
             [0, 400, 900, 999, 1000, 1399, 1400].map(admit),
             [None, None, None, Some(130_429), None, Some(130_429), None]
         );
-        assert_eq!(code(limits.admit("1056", "919812345600", start + MS * 1400)), None, "another number");
+        assert_eq!(code(limits.admit(&rules, "1056", "919812345600", start + MS * 1400)), None, "another number");
         assert_eq!(limits.counts(), LimitCounts { refused_rate: 2, refused_pair: 0, worst_second: 3 });
     }
 
     #[test]
     fn inbound_messages_use_the_limit_up_and_are_no_calls() {
         let start = Instant::now();
-        let limits = Limits::new(Some(3), None);
+        let (limits, rules) = (Limits::default(), settings(3, 0));
         limits.inbound("1055", 2, start);
-        assert_eq!(code(limits.admit("1055", "1", start + MS)), None);
-        assert_eq!(code(limits.admit("1055", "1", start + MS * 2)), Some(130_429));
+        assert_eq!(code(limits.admit(&rules, "1055", "1", start + MS)), None);
+        assert_eq!(code(limits.admit(&rules, "1055", "1", start + MS * 2)), Some(130_429));
         assert_eq!(limits.counts().worst_second, 1);
     }
 
     #[test]
     fn the_worst_second_is_found_wherever_it_begins_and_in_whatever_order_calls_are_decided() {
         let start = Instant::now();
-        let limits = Limits::new(None, None);
+        let (limits, rules) = (Limits::default(), settings(0, 0));
         for ms in [0, 700, 1100, 1650, 1690, 1050, 1699, 1701, 5000] {
-            assert_eq!(code(limits.admit("1055", "1", start + MS * ms)), None);
+            assert_eq!(code(limits.admit(&rules, "1055", "1", start + MS * ms)), None);
         }
         // From 700 until just before 1,700, and from 701 until 1,701.
         assert_eq!(limits.counts().worst_second, 6);
@@ -215,12 +221,12 @@ mod tests {
     #[test]
     fn a_burst_to_a_recipient_is_followed_by_silence() {
         let start = Instant::now();
-        let limits = Limits::new(None, Some(45));
-        let admit = |s: u32| code(limits.admit("1055", "919812345600", start + Duration::from_secs(1) * s));
+        let (limits, rules) = (Limits::default(), settings(0, 45));
+        let admit = |s: u32| code(limits.admit(&rules, "1055", "919812345600", start + Duration::from_secs(1) * s));
         assert!((0..20).all(|_| admit(0).is_none()));
         assert_eq!([admit(6), admit(119), admit(120)], [Some(131_056), Some(131_056), None]);
         assert_eq!((0..50).filter(|_| admit(120).is_none()).count(), 44);
-        assert_eq!(code(limits.admit("1055", "919812345601", start)), None, "another recipient");
+        assert_eq!(code(limits.admit(&rules, "1055", "919812345601", start)), None, "another recipient");
         assert_eq!(limits.counts().refused_pair, 8);
     }
 

@@ -5,21 +5,37 @@
 //! ledger can prove that nothing was sent twice; and every status that an accepted call leads to is posted at least
 //! once, however often either side is killed, because what is owed follows from the two append-only files alone.
 
+mod acceptance;
 mod behavior;
+mod calls;
+mod codes;
+mod components;
+mod control;
+mod controls;
+mod course;
+mod draws;
+mod faults;
+mod graph_error;
 mod inbound;
 mod ledger;
 mod limits;
+mod management;
+mod scenarios;
 mod schedule;
 mod server;
+mod settings;
 mod status_body;
+mod template_status;
+mod templates;
 #[cfg(test)]
 mod tests;
+mod tier;
 mod webhooks;
 mod wire;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -30,15 +46,26 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::behavior::Outcomes;
+pub use self::behavior::{Outcomes, Status};
+use self::calls::Shared;
+use self::controls::Controls;
+pub use self::faults::{Effect, Fault, When};
 use self::ledger::Ledger;
 use self::limits::Limits;
+pub use self::scenarios::{SCENARIOS, Scenario};
 use self::schedule::Schedule;
-use self::server::{Api, SendRules};
+use self::server::Api;
+pub use self::settings::{
+    AccessSettings, AnswerSettings, Contacts, LatencySettings, LimitSettings, MarketingSettings, NumberSettings,
+    OverTier, PostSettings, RecipientId, Settings, SettingsError, StatusSettings, TierSettings,
+};
+pub use self::template_status::WebhookComes;
+pub use self::templates::Template;
+use self::tier::Tier;
 use self::webhooks::Webhooks;
 
-/// Bodies of inbound messages that wait to be posted.
-const INBOUND_MAX: usize = 1_000;
+/// Webhook bodies besides those of statuses that wait to be posted.
+const BODIES_MAX: usize = 1_000;
 /// What `Sandbox::stopped` grants to calls that are still being answered.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,24 +83,12 @@ pub struct SandboxConfig {
     pub access_token: Option<String>,
     /// The WhatsApp Business Account that webhooks name.
     pub waba_id: String,
-    /// Feeds the ids that the sandbox makes up.
-    pub seed: u64,
-    /// Time between the acceptance of a call and its answer, in milliseconds.
-    pub latency_ms: u64,
     /// What becomes of accepted messages.
     pub outcomes: Outcomes,
-    /// Time before each status of a message, in milliseconds: from the acceptance to the first one, and from the
-    /// acknowledgement of one to the next.
-    pub status_gap_ms: u64,
-    /// The most statuses in one webhook body, from 1 to 1,000.
-    pub webhook_batch_max: usize,
     /// The most webhook bodies that travel at once.
     pub webhook_posts_max: usize,
-    /// The most calls and inbound messages of one number in any second; further calls are refused with 130429.
-    pub rate_limit: Option<usize>,
-    /// The most messages to one recipient within 6 s, after which as many times 6 s must pass; further calls are
-    /// refused with 131056. Meta's is 45.
-    pub pair_burst: Option<u32>,
+    /// What can also be changed while it runs.
+    pub settings: Settings,
 }
 
 impl SandboxConfig {
@@ -85,14 +100,9 @@ impl SandboxConfig {
             ledger,
             access_token: None,
             waba_id: "100000000000001".to_owned(),
-            seed: 0,
-            latency_ms: 0,
             outcomes: Outcomes::ByNumber,
-            status_gap_ms: 300,
-            webhook_batch_max: 50,
             webhook_posts_max: 128,
-            rate_limit: None,
-            pair_burst: None,
+            settings: Settings::default(),
         }
     }
 }
@@ -125,26 +135,36 @@ pub async fn start(config: SandboxConfig, clock: Clock, shutdown: CancellationTo
     if !owed.is_empty() {
         tracing::info!(messages = owed.len(), "the sandbox goes on posting the webhooks it owes");
     }
+    config.settings.check().context("the sandbox's settings cannot hold")?;
     let ledger = Arc::new(ledger);
-    let schedule = Arc::new(Schedule::new(Duration::from_millis(config.status_gap_ms), Instant::now()));
+    let controls = Arc::new(Controls::new(config.settings.clone()));
+    let schedule = Arc::new(Schedule::new(Arc::clone(&controls), Instant::now()));
     schedule.recovered(owed);
 
-    let (inbound, inbound_bodies) = mpsc::channel(INBOUND_MAX);
-    let webhooks = Webhooks::new(&config, Arc::clone(&ledger), Arc::clone(&schedule), clock.clone(), inbound_bodies)?;
+    let (bodies, bodies_to_post) = mpsc::channel(BODIES_MAX);
+    let queues = (Arc::clone(&ledger), Arc::clone(&schedule), bodies_to_post);
+    let webhooks = Webhooks::new(&config, Arc::clone(&controls), queues, clock.clone())?;
     let listener =
         TcpListener::bind(config.listen).await.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot read the address that the sandbox listens on")?;
     let tasks = TaskTracker::new();
-    let rules = SendRules {
+    let api = Api(Arc::new(Shared {
+        controls,
         access_token: config.access_token,
-        seed: config.seed,
-        latency: Duration::from_millis(config.latency_ms),
         outcomes: config.outcomes,
         waba_id: config.waba_id,
-        webhook_batch_max: config.webhook_batch_max,
-    };
-    let limits = Limits::new(config.rate_limit, config.pair_burst);
-    let api = Api::new(rules, ledger, limits, schedule, clock, inbound);
+        ledger,
+        limits: Limits::default(),
+        tier: Tier::default(),
+        schedule,
+        anchor: (clock.now(), std::time::Instant::now()),
+        clock,
+        bodies,
+        poster: webhooks.poster(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+        marketing_since: Mutex::default(),
+    }));
     tasks.spawn(webhooks.run(shutdown.clone()));
     tasks.spawn(server::serve(listener, api, tasks.clone(), shutdown));
     tasks.close();

@@ -4,13 +4,15 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::behavior::{Fate, Status};
+use super::behavior::Fate;
+use super::controls::Controls;
+use super::course::{Course, Step};
 
 /// Due times are rounded up to a multiple of this, so that statuses which fall due at nearly the same time share a
 /// webhook body instead of filling the receiver with bodies of one.
@@ -21,9 +23,39 @@ const WINDOW: Duration = Duration::from_millis(20);
 pub(super) struct OwedMessage {
     /// wamid, number id, recipient, and the callback data if the call had any, one a line: one allocation per message.
     packed: Box<str>,
-    fate: Fate,
-    /// The index of the next status in `fate.statuses()`.
+    way: Way,
+    /// The index of the next status.
     next: u8,
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone)]
+pub(super) enum Way {
+    Usual(Fate),
+    Other(Box<Course>),
+}
+
+impl Way {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Usual(fate) => fate.statuses().len(),
+            Self::Other(course) => course.steps.len(),
+        }
+    }
+
+    pub(super) fn step(&self, place: usize) -> Option<Step> {
+        match self {
+            Self::Usual(fate) => fate.statuses().get(place).copied().map(Step::of),
+            Self::Other(course) => course.steps.get(place).copied(),
+        }
+    }
+
+    pub(super) fn course(&self) -> Option<&Course> {
+        match self {
+            Self::Usual(_) => None,
+            Self::Other(course) => Some(course),
+        }
+    }
 }
 
 impl OwedMessage {
@@ -33,15 +65,15 @@ impl OwedMessage {
         phone_number_id: &str,
         recipient_id: &str,
         callback: Option<&str>,
-        fate: Fate,
+        way: Way,
         next: usize,
     ) -> Option<Self> {
+        way.step(next)?;
         let packed = match callback {
             Some(callback) => format!("{wamid}\n{phone_number_id}\n{recipient_id}\n{callback}"),
             None => format!("{wamid}\n{phone_number_id}\n{recipient_id}"),
         };
-        fate.statuses().get(next)?;
-        Some(Self { packed: packed.into_boxed_str(), fate, next: u8::try_from(next).ok()? })
+        Some(Self { packed: packed.into_boxed_str(), way, next: u8::try_from(next).ok()? })
     }
 
     pub(super) fn fields(&self) -> OwedFields<'_> {
@@ -52,19 +84,26 @@ impl OwedMessage {
         OwedFields { wamid, phone_number_id, recipient_id, callback: parts.next() }
     }
 
+    pub(super) fn course(&self) -> Option<&Course> {
+        self.way.course()
+    }
+
     /// The next status to post.
-    pub(super) fn status(&self) -> Status {
-        self.fate.statuses()[usize::from(self.next)]
+    pub(super) fn step(&self) -> Step {
+        self.way.step(usize::from(self.next)).expect("a message without a next status is owed nothing")
     }
 
     /// How many statuses are still to be posted.
     pub(super) fn remaining(&self) -> usize {
-        self.fate.statuses().len() - usize::from(self.next)
+        self.way.len() - usize::from(self.next)
     }
 
     /// The message after its next status was acknowledged; `None` if that was the last.
     fn acknowledged(mut self) -> Option<Self> {
         self.next += 1;
+        if let Some(acknowledged) = self.course().and_then(|course| course.acknowledged.as_ref()) {
+            acknowledged.send_replace(usize::from(self.next));
+        }
         (self.remaining() > 0).then_some(self)
     }
 }
@@ -78,7 +117,7 @@ pub(super) struct OwedFields<'a> {
 }
 
 pub(super) struct Schedule {
-    gap: Duration,
+    controls: Arc<Controls>,
     started: Instant,
     state: Mutex<State>,
     earlier: Notify,
@@ -98,24 +137,23 @@ struct Entry {
 }
 
 impl Schedule {
-    /// `gap` is the time before each status.
-    pub(super) fn new(gap: Duration, started: Instant) -> Self {
-        Self { gap, started, state: Mutex::default(), earlier: Notify::new() }
+    pub(super) fn new(controls: Arc<Controls>, started: Instant) -> Self {
+        Self { controls, started, state: Mutex::default(), earlier: Notify::new() }
     }
 
     /// A message was accepted: its first status is due in one gap.
     pub(super) fn accepted(&self, message: OwedMessage, now: Instant) {
-        self.push([message], now + self.gap);
+        self.push_next([message], now);
     }
 
     /// The next status of these messages was acknowledged: the one after it is due in one gap.
     pub(super) fn acknowledged(&self, messages: Vec<OwedMessage>, now: Instant) {
-        self.push(messages.into_iter().filter_map(OwedMessage::acknowledged), now + self.gap);
+        self.push_next(messages.into_iter().filter_map(OwedMessage::acknowledged), now);
     }
 
     /// These messages were owed statuses when the last sandbox on this ledger ended: they are due at once.
     pub(super) fn recovered(&self, messages: Vec<OwedMessage>) {
-        self.push(messages, self.started);
+        self.push(messages.into_iter().map(|message| (self.started, message)));
     }
 
     /// Takes up to `max` messages whose next status is due.
@@ -139,16 +177,23 @@ impl Schedule {
         self.earlier.notified().await;
     }
 
-    fn push(&self, messages: impl IntoIterator<Item = OwedMessage>, due: Instant) {
-        let due = self.windowed(due);
+    /// The next status of each is due in one gap, or in the time of its own.
+    fn push_next(&self, messages: impl IntoIterator<Item = OwedMessage>, now: Instant) {
+        let usual = now + Duration::from_millis(self.controls.present().settings.statuses.gap_ms);
+        let due = |message: &OwedMessage| message.step().delay().map_or(usual, |delay| now + delay);
+        self.push(messages.into_iter().map(|message| (due(&message), message)));
+    }
+
+    fn push(&self, messages: impl IntoIterator<Item = (Instant, OwedMessage)>) {
         let mut state = self.state();
-        let earliest = state.heap.peek().map(|Reverse(entry)| entry.due);
-        for message in messages {
-            let order = state.pushed;
+        let before = state.heap.peek().map(|Reverse(entry)| entry.due);
+        for (due, message) in messages {
+            let (due, order) = (self.windowed(due), state.pushed);
             state.pushed += 1;
             state.heap.push(Reverse(Entry { due, order, message }));
         }
-        if earliest.is_none_or(|earliest| due < earliest) {
+        let after = state.heap.peek().map(|Reverse(entry)| entry.due);
+        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
             self.earlier.notify_one();
         }
     }
@@ -186,10 +231,13 @@ impl Eq for Entry {}
 
 #[cfg(test)]
 mod tests {
+    use super::super::behavior::Status;
+    use super::super::settings::Settings;
     use super::*;
 
     fn owed(wamid: &str, callback: Option<&str>) -> OwedMessage {
-        OwedMessage::new(wamid, "1055", "919812345600", callback, Fate::Delivered, 0).expect("it owes two statuses")
+        OwedMessage::new(wamid, "1055", "919812345600", callback, Way::Usual(Fate::Delivered), 0)
+            .expect("it owes two statuses")
     }
 
     #[test]
@@ -202,14 +250,20 @@ mod tests {
     }
 
     fn statuses(messages: &[OwedMessage]) -> Vec<Status> {
-        messages.iter().map(OwedMessage::status).collect()
+        messages.iter().map(|message| message.step().status).collect()
+    }
+
+    fn schedule(gap_ms: u64, started: Instant) -> Schedule {
+        let mut settings = Settings::default();
+        settings.statuses.gap_ms = gap_ms;
+        Schedule::new(Arc::new(Controls::new(settings)), started)
     }
 
     #[test]
     fn each_status_waits_for_its_gap_and_for_the_one_before_it() {
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
-        let schedule = Schedule::new(Duration::from_millis(300), started);
+        let schedule = schedule(300, started);
         schedule.accepted(owed("wamid.A", None), at(0));
         assert!(schedule.take_due(at(299), 10).is_empty());
 
@@ -229,7 +283,7 @@ mod tests {
     fn statuses_due_together_are_taken_in_order_and_in_bounded_batches() {
         let started = Instant::now();
         let at = |ms| started + Duration::from_millis(ms);
-        let schedule = Schedule::new(Duration::from_millis(5), started);
+        let schedule = schedule(5, started);
         for (ms, name) in [(0, "a"), (7, "b"), (15, "c")] {
             schedule.accepted(owed(name, None), at(ms));
         }
@@ -241,7 +295,7 @@ mod tests {
     #[tokio::test]
     async fn an_earlier_status_wakes_the_waiting_loop() {
         let started = Instant::now();
-        let schedule = Schedule::new(Duration::from_secs(3600), started);
+        let schedule = schedule(3_600_000, started);
         schedule.accepted(owed("late", None), started);
         schedule.earlier().await;
         schedule.recovered(vec![owed("now", None)]);

@@ -1,7 +1,12 @@
+mod control;
+mod faults;
+mod inbound;
+mod templates;
+
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +46,8 @@ struct Received {
     /// The statuses of the bodies that were acknowledged, in their order.
     statuses: watch::Sender<Vec<Value>>,
     attempts: watch::Sender<usize>,
+    /// Bodies whose signature did not fit.
+    refused: AtomicUsize,
 }
 
 impl Receiver {
@@ -52,6 +59,7 @@ impl Receiver {
             bodies: Mutex::default(),
             statuses: watch::Sender::new(Vec::new()),
             attempts: watch::Sender::new(0),
+            refused: AtomicUsize::new(0),
         });
         let router = Router::new().route("/webhooks/whatsapp", post(receive)).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -87,6 +95,7 @@ async fn receive(State(shared): State<Arc<Received>>, headers: HeaderMap, body: 
     mac.update(&body);
     let expected: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     if signature != format!("sha256={expected}") || !body.is_ascii() {
+        shared.refused.fetch_add(1, Ordering::SeqCst);
         return StatusCode::UNAUTHORIZED;
     }
     shared.bodies.lock().unwrap().push(body.clone());
@@ -100,7 +109,11 @@ async fn receive(State(shared): State<Arc<Received>>, headers: HeaderMap, body: 
 
 fn statuses_of(body: &[u8]) -> Vec<Value> {
     let body: Value = serde_json::from_slice(body).unwrap();
-    let value = &body["entry"][0]["changes"][0]["value"];
+    let change = &body["entry"][0]["changes"][0];
+    let value = &change["value"];
+    if change["field"] != "messages" {
+        return Vec::new();
+    }
     assert_eq!(
         (&value["metadata"]["phone_number_id"], &value["messaging_product"]),
         (&json!("1055"), &json!("whatsapp"))
@@ -119,7 +132,11 @@ fn config(folder: &TempDir, webhook_url: &str) -> SandboxConfig {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let ledger = folder.path().join("ledger.jsonl");
     let config = SandboxConfig::new(listen, webhook_url.to_owned(), SECRET.to_owned(), ledger);
-    SandboxConfig { status_gap_ms: 5, ..config }
+    with(config, &json!({"statuses": {"gap_ms": 5}}))
+}
+
+fn with(config: SandboxConfig, settings: &Value) -> SandboxConfig {
+    SandboxConfig { settings: config.settings.patched(settings).unwrap(), ..config }
 }
 
 async fn run(config: SandboxConfig) -> Running {
@@ -342,7 +359,7 @@ async fn all_read_lets_every_message_be_read() {
 async fn bodies_are_bounded_and_the_statuses_of_a_message_keep_their_order() {
     let folder = TempDir::new().unwrap();
     let receiver = Receiver::start(StatusCode::OK).await;
-    let running = run(SandboxConfig { webhook_batch_max: 7, status_gap_ms: 0, ..config(&folder, &receiver.url) }).await;
+    let running = run(with(config(&folder, &receiver.url), &json!({"statuses": {"batch_max": 7, "gap_ms": 0}}))).await;
     for number in 0..200 {
         running.send(&format!("+91981234{number:02}00"), &format!("m{number}")).await;
     }
@@ -417,7 +434,7 @@ async fn a_restart_on_the_same_ledger_posts_what_is_owed_and_nothing_else() {
 #[tokio::test]
 async fn calls_beyond_the_rate_are_refused_as_whatsapp_does_and_are_in_no_ledger() {
     let folder = TempDir::new().unwrap();
-    let running = run(SandboxConfig { rate_limit: Some(5), ..config(&folder, &refusing_url().await) }).await;
+    let running = run(with(config(&folder, &refusing_url().await), &json!({"limits": {"rate_per_s": 5}}))).await;
     let mut refused = 0;
     for number in 0..20 {
         let to = format!("+9198123456{number:02}");
@@ -442,7 +459,7 @@ async fn calls_beyond_the_rate_are_refused_as_whatsapp_does_and_are_in_no_ledger
 #[tokio::test]
 async fn messages_to_one_recipient_beyond_the_burst_are_refused_and_others_are_not() {
     let folder = TempDir::new().unwrap();
-    let running = run(SandboxConfig { pair_burst: Some(2), ..config(&folder, &refusing_url().await) }).await;
+    let running = run(with(config(&folder, &refusing_url().await), &json!({"limits": {"pair_burst": 2}}))).await;
     let mut codes = Vec::new();
     for to in ["+919812345600", "+91 98123 45600", "+919812345600", "+919812345601"] {
         let (_, answer) = running.post(message(to, "m").to_string()).await;
@@ -460,8 +477,8 @@ async fn messages_to_one_recipient_beyond_the_burst_are_refused_and_others_are_n
 async fn inbound_messages_are_posted_and_count_against_the_rate() {
     let folder = TempDir::new().unwrap();
     let receiver = Receiver::start(StatusCode::OK).await;
-    let limited = SandboxConfig { rate_limit: Some(5), webhook_batch_max: 2, ..config(&folder, &receiver.url) };
-    let running = run(limited).await;
+    let limited = json!({"limits": {"rate_per_s": 5}, "statuses": {"batch_max": 2}});
+    let running = run(with(config(&folder, &receiver.url), &limited)).await;
     let body = json!({"phone_number_id": "1055", "from": "+919812345600", "text": "STOP", "count": 5});
     let (status, answer) = answer_to(running.client.post(running.url("/_inbound")).body(body.to_string())).await;
     assert_eq!(status, StatusCode::OK, "{answer}");
@@ -494,7 +511,7 @@ async fn inbound_messages_are_posted_and_count_against_the_rate() {
 async fn paced_calls_are_never_refused() {
     let folder = TempDir::new().unwrap();
     let receiver = Receiver::start(StatusCode::OK).await;
-    let running = run(SandboxConfig { rate_limit: Some(60), ..config(&folder, &receiver.url) }).await;
+    let running = run(with(config(&folder, &receiver.url), &json!({"limits": {"rate_per_s": 60}}))).await;
     let departures = Departures::new(PacingConfig::default(), 60, tokio::time::Instant::now());
     for calls in [0..90, 90..150] {
         departures.push(calls.clone());
@@ -527,8 +544,8 @@ async fn as_many_bodies_travel_at_once_as_it_is_told() {
     let folder = TempDir::new().unwrap();
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let crowded = SandboxConfig { webhook_batch_max: 1, webhook_posts_max: 20, ..config(&folder, &url) };
-    let running = run(crowded).await;
+    let crowded = SandboxConfig { webhook_posts_max: 20, ..config(&folder, &url) };
+    let running = run(with(crowded, &json!({"statuses": {"batch_max": 1}}))).await;
     for number in 0..30 {
         running.send(&format!("+91981234{number:02}00"), &format!("m{number}")).await;
     }
@@ -548,7 +565,7 @@ async fn a_caller_that_dies_after_its_call_has_called() {
     let folder = TempDir::new().unwrap();
     let receiver = Receiver::start(StatusCode::OK).await;
     let hour = 3_600_000;
-    let running = run(SandboxConfig { latency_ms: hour, ..config(&folder, &receiver.url) }).await;
+    let running = run(with(config(&folder, &receiver.url), &json!({"latency": {"median_ms": hour}}))).await;
     let body = message("+919812345600", "m").to_string();
     let length = body.len();
     let request = format!(

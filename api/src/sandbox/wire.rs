@@ -2,122 +2,20 @@
 
 use std::borrow::Cow;
 
-use axum::Json;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::components::{self, Component};
+use super::graph_error::GraphError;
+
 const HEXADECIMAL: &[u8; 16] = b"0123456789ABCDEF";
 /// Meta's limit for `biz_opaque_callback_data`, in characters.
 const CALLBACK_CHARS_MAX: usize = 512;
+const USER_ID_CHARS_MAX: usize = 128;
 /// E.164 allows 15 digits; shorter than 7 is no subscriber's number anywhere.
 const RECIPIENT_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
-
-/// A refusal, before it gets its trace id.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GraphError {
-    pub(super) status: StatusCode,
-    pub(super) code: u32,
-    kind: &'static str,
-    message: &'static str,
-    details: Option<&'static str>,
-}
-
-impl GraphError {
-    const fn new(status: StatusCode, code: u32, message: &'static str, details: Option<&'static str>) -> Self {
-        Self { status, code, kind: "OAuthException", message, details }
-    }
-
-    pub(super) const fn token() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, 190, "Invalid OAuth access token - Cannot parse access token", None)
-    }
-
-    pub(super) const fn unknown_path() -> Self {
-        Self::new(StatusCode::BAD_REQUEST, 2500, "Unknown path components", None)
-    }
-
-    pub(super) const fn unknown_object() -> Self {
-        let message = "Unsupported request. Object with this ID does not exist, cannot be loaded due to missing \
-                       permissions, or does not support this operation";
-        Self { kind: "GraphMethodException", ..Self::new(StatusCode::BAD_REQUEST, 100, message, None) }
-    }
-
-    pub(super) const fn invalid(details: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, 100, "(#100) Invalid parameter", Some(details))
-    }
-
-    pub(super) const fn too_large() -> Self {
-        Self { status: StatusCode::PAYLOAD_TOO_LARGE, ..Self::invalid("The request body is over 1 MiB.") }
-    }
-
-    pub(super) const fn internal() -> Self {
-        let details = Some("The sandbox could not write its ledger.");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, 131_000, "(#131000) Something went wrong", details)
-    }
-
-    pub(super) const fn rate_limit() -> Self {
-        let details = Some(
-            "Message failed to send because there were too many messages sent from this phone number in a \
-             short period of time.",
-        );
-        Self::new(StatusCode::TOO_MANY_REQUESTS, 130_429, "(#130429) Rate limit hit", details)
-    }
-
-    pub(super) const fn pair_limit() -> Self {
-        let details = Some(
-            "Message failed to send because there were too many messages sent from this phone number to the \
-             same phone number in a short period of time.",
-        );
-        let message = "(#131056) (Business Account, Consumer Account) pair rate limit hit";
-        Self::new(StatusCode::TOO_MANY_REQUESTS, 131_056, message, details)
-    }
-
-    const fn missing(details: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, 131_008, "(#131008) Required parameter is missing", Some(details))
-    }
-
-    const fn value(details: &'static str) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, 131_009, "(#131009) Parameter value is not valid", Some(details))
-    }
-
-    const fn message_type() -> Self {
-        let details = Some("The sandbox accepts messages of type template only.");
-        Self::new(StatusCode::BAD_REQUEST, 131_051, "(#131051) Unsupported message type", details)
-    }
-
-    const fn variable(details: &'static str) -> Self {
-        let message = "(#132018) The template's parameters have an issue";
-        Self::new(StatusCode::BAD_REQUEST, 132_018, message, Some(details))
-    }
-
-    /// The envelope that every refusal comes in.
-    pub(super) fn into_response(self, fbtrace_id: &str) -> Response {
-        #[derive(Serialize)]
-        struct Envelope<'a> {
-            error: Body<'a>,
-        }
-        #[derive(Serialize)]
-        struct Body<'a> {
-            message: &'a str,
-            r#type: &'a str,
-            code: u32,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            error_data: Option<Data<'a>>,
-            fbtrace_id: &'a str,
-        }
-        #[derive(Serialize)]
-        struct Data<'a> {
-            messaging_product: &'a str,
-            details: &'a str,
-        }
-        let error_data = self.details.map(|details| Data { messaging_product: "whatsapp", details });
-        let error = Body { message: self.message, r#type: self.kind, code: self.code, error_data, fbtrace_id };
-        (self.status, Json(Envelope { error })).into_response()
-    }
-}
 
 /// The body of a send, as far as the sandbox reads it.
 #[derive(Debug, Deserialize)]
@@ -127,11 +25,15 @@ pub(super) struct SendBody<'a> {
     #[serde(borrow)]
     to: Option<Cow<'a, str>>,
     #[serde(borrow)]
+    recipient: Option<Cow<'a, str>>,
+    #[serde(borrow)]
     r#type: Option<Cow<'a, str>>,
     #[serde(borrow)]
     template: Option<Template<'a>>,
     #[serde(borrow)]
     biz_opaque_callback_data: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    product_policy: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -140,7 +42,8 @@ struct Template<'a> {
     name: Option<Cow<'a, str>>,
     #[serde(borrow)]
     language: Option<Language<'a>>,
-    components: Option<Vec<Component>>,
+    #[serde(borrow)]
+    components: Option<Vec<Component<'a>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -149,32 +52,19 @@ struct Language<'a> {
     code: Option<Cow<'a, str>>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Component {
-    parameters: Option<Vec<Parameter>>,
-    cards: Option<Vec<Card>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Card {
-    components: Option<Vec<Component>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Parameter {
-    r#type: Option<String>,
-    text: Option<String>,
-}
-
-/// A send that WhatsApp would accept.
-#[derive(Debug, PartialEq, Eq)]
+/// A send that WhatsApp would accept, whatever its template.
+#[derive(Debug)]
 pub(super) struct Send<'a> {
     /// The recipient as the caller wrote it.
     pub(super) to: Cow<'a, str>,
-    /// The recipient as WhatsApp calls it: digits only.
+    /// The recipient as WhatsApp calls it: digits, or a business-scoped user id.
     pub(super) wa_id: String,
     pub(super) template: Cow<'a, str>,
+    pub(super) language: Cow<'a, str>,
+    pub(super) components: Vec<Component<'a>>,
     pub(super) callback: Option<Cow<'a, str>>,
+    /// Whether a marketing message may go the way of all others when it cannot go its own.
+    pub(super) fallback: bool,
 }
 
 impl<'a> Send<'a> {
@@ -184,57 +74,75 @@ impl<'a> Send<'a> {
         if body.messaging_product.as_deref() != Some("whatsapp") {
             return Err(GraphError::invalid("The parameter messaging_product must be whatsapp."));
         }
-        let to = filled(body.to).ok_or(GraphError::missing("The parameter to is required."))?;
-        let wa_id = digits_of(&to);
-        let written_as_number = to.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '(' | ')' | ' '));
-        if !written_as_number || !RECIPIENT_DIGITS.contains(&wa_id.len()) {
-            return Err(GraphError::value("The parameter to is not a phone number."));
-        }
+        let (to, wa_id) = recipient(body.to, body.recipient)?;
         if body.r#type.as_deref() != Some("template") {
             return Err(GraphError::message_type());
         }
-        let template = body.template.ok_or(GraphError::missing("The parameter template is required."))?;
-        let name = filled(template.name).ok_or(GraphError::missing("The parameter template.name is required."))?;
-        filled(template.language.and_then(|language| language.code))
-            .ok_or(GraphError::missing("The parameter template.language.code is required."))?;
-        check_components(template.components.as_deref().unwrap_or_default())?;
+        let template = body.template.ok_or_else(|| GraphError::missing("The parameter template is required."))?;
+        let name =
+            filled(template.name).ok_or_else(|| GraphError::missing("The parameter template.name is required."))?;
+        let language = filled(template.language.and_then(|language| language.code))
+            .ok_or_else(|| GraphError::missing("The parameter template.language.code is required."))?;
+        let components = template.components.unwrap_or_default();
+        components::check(&components)?;
+        let fallback = match body.product_policy.as_deref() {
+            None | Some("CLOUD_API_FALLBACK") => true,
+            Some("STRICT") => false,
+            Some(_) => return Err(GraphError::value("product_policy must be CLOUD_API_FALLBACK or STRICT.")),
+        };
         let callback = body.biz_opaque_callback_data;
         if callback.as_ref().is_some_and(|callback| callback.chars().count() > CALLBACK_CHARS_MAX) {
             return Err(GraphError::value("The parameter biz_opaque_callback_data is longer than 512 characters."));
         }
-        Ok(Self { to, wa_id, template: name, callback })
+        Ok(Self { to, wa_id, template: name, language, components, callback, fallback })
     }
+}
+
+/// The recipient as the caller wrote it and as WhatsApp calls it. A number goes before a user id.
+fn recipient<'a>(
+    to: Option<Cow<'a, str>>,
+    user_id: Option<Cow<'a, str>>,
+) -> Result<(Cow<'a, str>, String), GraphError> {
+    let Some(to) = filled(to) else {
+        let user_id = filled(user_id).ok_or_else(|| GraphError::missing("The parameter to is required."))?;
+        if !is_user_id(&user_id) {
+            return Err(GraphError::value("The parameter recipient is not a business-scoped user id."));
+        }
+        let name = user_id.clone().into_owned();
+        return Ok((user_id, name));
+    };
+    let wa_id = digits_of(&to);
+    let written_as_number = to.chars().all(|c| c.is_ascii_digit() || matches!(c, '+' | '-' | '(' | ')' | ' '));
+    if !written_as_number || !RECIPIENT_DIGITS.contains(&wa_id.len()) {
+        return Err(GraphError::value("The parameter to is not a phone number."));
+    }
+    Ok((to, wa_id))
+}
+
+/// A country of two letters, a dot, and up to 128 letters and digits.
+pub(super) fn is_user_id(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(country, id)| {
+        country.len() == 2
+            && country.bytes().all(|byte| byte.is_ascii_uppercase())
+            && (1..=USER_ID_CHARS_MAX).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}
+
+/// A number by its digits, however it is written; a business-scoped user id as it is.
+pub(super) fn recipient_key(recipient: &str) -> String {
+    if is_user_id(recipient) { recipient.to_owned() } else { digits_of(recipient) }
+}
+
+/// Another number of the same length at most that WhatsApp could know the recipient by: as in Brazil and Mexico, where
+/// the digit after the area or the country comes and goes.
+pub(super) fn other_wa_id(wa_id: &str) -> Option<String> {
+    let (head, tail) = wa_id.split_at_checked(4)?;
+    Some(format!("{head}{}", tail.get(1..)?))
 }
 
 fn filled(text: Option<Cow<'_, str>>) -> Option<Cow<'_, str>> {
     text.filter(|text| !text.is_empty())
-}
-
-// The JSON parser's own depth limit bounds the nesting of cards.
-fn check_components(components: &[Component]) -> Result<(), GraphError> {
-    for component in components {
-        for parameter in component.parameters.as_deref().unwrap_or_default() {
-            if parameter.r#type.as_deref() == Some("text") {
-                check_variable(parameter.text.as_deref())?;
-            }
-        }
-        for card in component.cards.as_deref().unwrap_or_default() {
-            check_components(card.components.as_deref().unwrap_or_default())?;
-        }
-    }
-    Ok(())
-}
-
-fn check_variable(text: Option<&str>) -> Result<(), GraphError> {
-    let text = text.ok_or(GraphError::missing("A parameter of type text has no text."))?;
-    if text.trim().is_empty() {
-        return Err(GraphError::variable("Parameter of type text is empty."));
-    }
-    if text.contains(['\n', '\r', '\t']) || text.contains("     ") {
-        let details = "Param text cannot have new-line/tab characters or more than 4 consecutive spaces";
-        return Err(GraphError::variable(details));
-    }
-    Ok(())
 }
 
 pub(super) fn digits_of(number: &str) -> String {
@@ -247,50 +155,46 @@ pub(super) struct Accepted<'a> {
     messaging_product: &'static str,
     contacts: [AcceptedContact<'a>; 1],
     messages: [AcceptedMessage<'a>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    success: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]
 struct AcceptedContact<'a> {
     input: &'a str,
-    wa_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wa_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_id: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
 struct AcceptedMessage<'a> {
-    id: &'a str,
-    message_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_status: Option<&'static str>,
 }
 
 impl<'a> Accepted<'a> {
-    pub(super) fn new(send: &'a Send<'_>, wamid: &'a str) -> Self {
+    /// As the endpoint for marketing messages answers.
+    pub(super) fn answering_marketing(self, marketing: bool) -> Self {
+        Self { success: marketing.then_some(true), ..self }
+    }
+
+    /// `wa_id` is what WhatsApp calls the recipient.
+    pub(super) fn new(
+        send: &'a Send<'_>,
+        wa_id: &'a str,
+        wamid: Option<&'a str>,
+        message_status: Option<&'static str>,
+    ) -> Self {
+        let (wa_id, user_id) = if is_user_id(wa_id) { (None, Some(wa_id)) } else { (Some(wa_id), None) };
         Self {
             messaging_product: "whatsapp",
-            contacts: [AcceptedContact { input: &send.to, wa_id: &send.wa_id }],
-            messages: [AcceptedMessage { id: wamid, message_status: "accepted" }],
-        }
-    }
-}
-
-/// The fields of a number that a caller may ask for.
-#[derive(Debug, Serialize)]
-pub(super) struct NumberFields {
-    id: String,
-    display_phone_number: &'static str,
-    verified_name: &'static str,
-    code_verification_status: &'static str,
-    quality_rating: &'static str,
-    platform_type: &'static str,
-}
-
-impl NumberFields {
-    pub(super) fn new(id: String) -> Self {
-        Self {
-            id,
-            display_phone_number: "+1 555-555-0100",
-            verified_name: "Sandbox",
-            code_verification_status: "VERIFIED",
-            quality_rating: "GREEN",
-            platform_type: "CLOUD_API",
+            contacts: [AcceptedContact { input: &send.to, wa_id, user_id }],
+            messages: [AcceptedMessage { id: wamid, message_status }],
+            success: None,
         }
     }
 }
@@ -371,18 +275,10 @@ mod tests {
         assert_eq!(changed("/template/language", json!({})), 131_008);
         assert_eq!(changed("/biz_opaque_callback_data", json!("x".repeat(513))), 131_009);
         assert_eq!(changed("/template/components/0/parameters/0/text", Value::Null), 131_008);
-        for text in ["", " ", "a\nb", "a\tb", "a     b"] {
-            assert_eq!(changed("/template/components/0/parameters/0/text", json!(text)), 132_018, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn variables_in_carousel_cards_are_checked_too() {
+        assert_eq!(changed("/template/components/0/parameters/0/text", json!("two\nlines")), 132_018);
         let mut body = valid();
-        body["template"]["components"] = json!([{"type": "carousel", "cards": [{"components": [
-            {"type": "body", "parameters": [{"type": "text", "text": "two\nlines"}]},
-        ]}]}]);
-        assert_eq!(refusal(&body), 132_018);
+        body["product_policy"] = json!("LOOSE");
+        assert_eq!(refusal(&body), 131_009);
     }
 
     #[test]

@@ -405,7 +405,7 @@ async fn start_sandbox(options: &Options, engine: SocketAddr, data: &Path) -> (S
     let mut config = SandboxConfig::new(listen, webhook_url, APP_SECRET.to_owned(), data.join("ledger.jsonl"));
     config.outcomes = options.outcomes;
     config.access_token = options.accepted_token.map(str::to_owned);
-    config.status_gap_ms = 50;
+    config.settings.statuses.gap_ms = 50;
     (sandbox::start(config, options.clock.clone(), stop.clone()).await.unwrap(), stop)
 }
 

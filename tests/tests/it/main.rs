@@ -17,5 +17,6 @@ mod process;
 mod queue;
 mod rate;
 mod recurrence;
+mod sandbox_process;
 mod six_kills;
 mod webhooks;
