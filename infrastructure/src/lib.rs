@@ -8,6 +8,7 @@ pub mod dispatcher;
 pub mod event_feed;
 pub mod event_store;
 pub mod fan_out;
+pub mod inbound;
 pub mod lease;
 pub mod pacing;
 pub mod postgres;
