@@ -1,6 +1,7 @@
 //! How it is stored, ordered, queued, sent and timed.
 
 pub mod clock;
+pub mod consent;
 pub mod contacts;
 pub mod dead_letters;
 pub mod dispatch_queue;

@@ -83,6 +83,15 @@ pub async fn find_by_phone(pool: &PgPool, tenant: TenantId, phone: &Phone) -> Re
     Ok(contacts_by_id(pool, &ids).await?.pop())
 }
 
+/// A contact of this tenant; another tenant's is not found.
+pub async fn find_contact(pool: &PgPool, tenant: TenantId, id: ContactId) -> Result<Option<Contact>, sqlx::Error> {
+    let known = sqlx::query_scalar!("SELECT id FROM contacts WHERE tenant_id = $1 AND id = $2", tenant.0, id.0);
+    match known.fetch_optional(pool).await? {
+        Some(id) => Ok(contacts_by_id(pool, &[id]).await?.pop()),
+        None => Ok(None),
+    }
+}
+
 /// The segments that at least one contact carries, in the order of their names.
 pub async fn list_segments(pool: &PgPool, tenant: TenantId) -> Result<Vec<SegmentCount>, sqlx::Error> {
     sqlx::query_as!(

@@ -97,7 +97,8 @@ pub(super) async fn find(pool: &PgPool, clues: &[Clue]) -> Result<Vec<Found>, sq
         found.message_id = row.message_id;
         found.contact = row.contact_id.map(|id| Known {
             id: ContactId(id),
-            wa_id_is_phone: clue.identity.wa_id.as_deref().and_then(phone_of).map(|phone| phone.to_string()) == row.phone,
+            wa_id_is_phone: clue.identity.wa_id.as_deref().and_then(phone_of).map(|phone| phone.to_string())
+                == row.phone,
             opt_in: row.opt_in,
         });
     }

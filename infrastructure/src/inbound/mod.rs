@@ -70,11 +70,8 @@ impl Listener {
         }
         let mut found = identities::find(&self.pool, &clues).await?;
         let is_new = store::new_ones(&self.pool, heard).await?;
-        let words: Vec<Option<Word>> = heard
-            .iter()
-            .zip(is_new)
-            .map(|(heard, is_new)| heard.word(&self.keywords).filter(|_| is_new))
-            .collect();
+        let words: Vec<Option<Word>> =
+            heard.iter().zip(is_new).map(|(heard, is_new)| heard.word(&self.keywords).filter(|_| is_new)).collect();
         self.take_in_strangers(heard, &words, &mut found, now).await?;
         identities::learn(&self.pool, &clues, &found).await?;
         let refusals = self.heed(heard, &words, &found, now).await?;
@@ -170,12 +167,7 @@ impl Listener {
 }
 
 /// What a word asks of the contact's consent. Whoever says start has agreed, if nobody has recorded that yet.
-fn commands_of(
-    word: Word,
-    source: ConsentSource,
-    said_at: DateTime<Utc>,
-    opt_in: Option<bool>,
-) -> Vec<ConsentCommand> {
+fn commands_of(word: Word, source: ConsentSource, said_at: DateTime<Utc>, opt_in: Option<bool>) -> Vec<ConsentCommand> {
     match word {
         Word::OptOut => vec![ConsentCommand::OptOut { source, said_at }],
         Word::StopMarketing => vec![ConsentCommand::StopMarketing { source, said_at }],

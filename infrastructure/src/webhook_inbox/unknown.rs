@@ -40,7 +40,11 @@ impl Unknown {
 
     /// In the transaction that ends the step, so that nothing is counted twice. In the order of the names, so that no two
     /// steps can deadlock.
-    pub(super) async fn record_in_tx(self, connection: &mut PgConnection, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    pub(super) async fn record_in_tx(
+        self,
+        connection: &mut PgConnection,
+        now: DateTime<Utc>,
+    ) -> Result<(), sqlx::Error> {
         for ((kind, name), (count, body_id)) in self.0 {
             sqlx::query!(
                 "INSERT INTO webhook_unknown AS known (kind, name, count, last_body_id, last_seen_at)

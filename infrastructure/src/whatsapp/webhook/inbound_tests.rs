@@ -93,8 +93,10 @@ fn a_reaction_is_about_its_message() {
 
 #[test]
 fn a_user_is_known_by_whatever_is_said() {
-    let message = |from: Value, user: Value| json!({ "id": "wamid.IN", "from": from, "from_user_id": user, "type": "text" });
-    let contact = |wa_id: &str, user_id: &str| json!({ "profile": { "name": "A" }, "wa_id": wa_id, "user_id": user_id });
+    let message =
+        |from: Value, user: Value| json!({ "id": "wamid.IN", "from": from, "from_user_id": user, "type": "text" });
+    let contact =
+        |wa_id: &str, user_id: &str| json!({ "profile": { "name": "A" }, "wa_id": wa_id, "user_id": user_id });
     let both = contact("919812345678", "IN.1");
     let other = contact("919812345679", "IN.2");
     for (from, user, contacts, expected) in [

@@ -222,7 +222,10 @@ fn fields_without_items_of_ours_are_other() {
     let tap = change(&json!({ "user_actions": [{ "action_type": "marketing_messages_link_click" }] }));
     let mut standby = change(&json!({ "messages": [{ "id": "wamid.in" }] }));
     standby["field"] = json!("standby\u{0}");
-    assert_eq!(items(&[system_error, tap, standby]), [other("messages/errors"), other("messages/user_actions"), other("standby")]);
+    assert_eq!(
+        items(&[system_error, tap, standby]),
+        [other("messages/errors"), other("messages/user_actions"), other("standby")]
+    );
 }
 
 #[test]
