@@ -42,7 +42,8 @@ pub async fn standings(pool: &PgPool, contacts: &[ContactId]) -> Result<HashMap<
                WHERE aggregate_type = 'Consent' AND aggregate_id = wanted.id ORDER BY sequence
            ) e
            UNION ALL
-           SELECT f.contact_id, NULL, f.kind, f.flagged_at FROM contact_flags f WHERE f.contact_id = ANY($2)"#,
+           SELECT f.contact_id, NULL, f.kind, f.flagged_at
+           FROM unnest($2::uuid[]) AS wanted (id) JOIN contact_flags f ON f.contact_id = wanted.id"#,
         &texts,
         &ids,
     )

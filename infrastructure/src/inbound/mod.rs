@@ -74,6 +74,7 @@ impl Listener {
             heard.iter().zip(is_new).map(|(heard, is_new)| heard.word(&self.keywords).filter(|_| is_new)).collect();
         self.take_in_strangers(heard, &words, &mut found, now).await?;
         identities::learn(&self.pool, &clues, &found).await?;
+        self.heed_waiting(&clues, &found, now).await?;
         let refusals = self.heed(heard, &words, &found, now).await?;
         waiting::keep(&self.pool, &strangers_words(heard, &words, &found, now)).await?;
         let recorded = heard.iter().zip(&found).zip(&refusals).filter(|(_, refusal)| refusal.is_none());
@@ -81,22 +82,24 @@ impl Listener {
         Ok(refusals)
     }
 
-    /// Heeds the words of those who are known by now. To be called now and then.
-    pub(crate) async fn heed_waiting(&self, now: DateTime<Utc>) -> Result<bool, InboundError> {
-        let due = waiting::due(&self.pool).await?;
+    /// Heeds what was said by those of these whose business-scoped id has just been seen together with a contact.
+    async fn heed_waiting(&self, clues: &[Clue], found: &[Found], now: DateTime<Utc>) -> Result<(), InboundError> {
+        let due = waiting::due(&self.pool, clues, found).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
         let commands = due.iter().flat_map(|due| {
             let commands = commands_of(due.word, due.source, due.said_at, due.opt_in);
             commands.into_iter().map(|command| addressed(due.contact_id, due.tenant_id, command, now))
         });
         for answer in self.consents.execute_many(commands.collect()).await {
-            if let Err(error) = answer
-                && error.is_transient()
-            {
-                return Err(InboundError::Command(error));
+            match answer {
+                Ok(_) | Err(CommandError::Refused(_)) => {}
+                Err(error) if error.is_transient() => return Err(InboundError::Command(error)),
+                Err(error) => tracing::error!(%error, "a word that waited for its speaker cannot be recorded"),
             }
         }
-        waiting::done(&self.pool, &due).await?;
-        Ok(waiting::is_full_page(&due))
+        Ok(waiting::done(&self.pool, &due).await?)
     }
 
     /// Makes contacts of the strangers who said stop and whose number is known.

@@ -6,8 +6,7 @@ use domain::ids::{ContactId, TenantId};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-/// Words heeded in one go.
-const PAGE: usize = 1000;
+use super::identities::{Clue, Found};
 
 pub(super) struct Words<'a> {
     pub(super) tenant_id: TenantId,
@@ -57,14 +56,27 @@ pub(super) async fn keep(pool: &PgPool, words: &[Words<'_>]) -> Result<(), sqlx:
     Ok(())
 }
 
-pub(super) async fn due(pool: &PgPool) -> Result<Vec<Due>, sqlx::Error> {
+/// What waits of those who have been found by now.
+pub(super) async fn due(pool: &PgPool, clues: &[Clue], found: &[Found]) -> Result<Vec<Due>, sqlx::Error> {
+    let (mut tenants, mut users, mut contacts): (Vec<Uuid>, Vec<&str>, Vec<Uuid>) = Default::default();
+    for (clue, found) in clues.iter().zip(found) {
+        if let (Some(user_id), Some(contact)) = (&clue.identity.user_id, &found.contact) {
+            tenants.push(clue.tenant_id.0);
+            users.push(user_id);
+            contacts.push(contact.id.0);
+        }
+    }
+    if tenants.is_empty() {
+        return Ok(Vec::new());
+    }
     let rows = sqlx::query!(
-        "SELECT w.tenant_id, w.user_id, w.word, w.source, w.said_at, i.contact_id, c.opt_in
-         FROM consent_waiting w
-         JOIN contact_identities i ON i.tenant_id = w.tenant_id AND i.kind = 'user_id' AND i.value = w.user_id
-         JOIN contacts c ON c.id = i.contact_id
-         ORDER BY w.tenant_id, w.user_id LIMIT $1",
-        i64::try_from(PAGE).unwrap_or(i64::MAX),
+        r#"SELECT w.tenant_id, w.user_id, w.word, w.source, w.said_at, c.id AS "contact_id!", c.opt_in
+           FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::text[], $3::uuid[]) AS t(tenant_id, user_id, contact_id)) t
+           JOIN consent_waiting w ON w.tenant_id = t.tenant_id AND w.user_id = t.user_id
+           JOIN contacts c ON c.id = t.contact_id"#,
+        &tenants,
+        &users as _,
+        &contacts,
     )
     .fetch_all(pool)
     .await?;
@@ -107,8 +119,4 @@ pub(super) async fn done(pool: &PgPool, due: &[Due]) -> Result<(), sqlx::Error> 
     .execute(pool)
     .await?;
     Ok(())
-}
-
-pub(super) fn is_full_page(due: &[Due]) -> bool {
-    due.len() >= PAGE
 }

@@ -229,7 +229,6 @@ impl Work {
             self.failed = true;
             let since_min = self.interpreter.clock.now() - WAITING_MAX;
             more |= self.pending.take_up_waiting(since_min, WAITING_PAGE).await?;
-            more |= self.interpreter.listener.heed_waiting(self.interpreter.clock.now()).await?;
         }
         let taken = match self.ahead.take() {
             Some(taken) => Some(taken),
