@@ -25,6 +25,9 @@ enum Said {
     Reached,
 }
 
+/// By contact and kind of flag: tenant, code and time of the flag; none where it goes.
+type LastWords = BTreeMap<(Uuid, &'static str), Option<(Uuid, i32, DateTime<Utc>)>>;
+
 fn said(event: &RecordedEvent) -> Option<Said> {
     let Event::Message(message) = &event.event else { return None };
     match message {
@@ -75,7 +78,7 @@ impl TableEffect for ContactFlagsEffect {
                 .await?;
         let contacts: BTreeMap<Uuid, Uuid> = rows.into_iter().map(|row| (row.message_id, row.contact_id)).collect();
         // The last word on each contact counts; the map also sorts the rows.
-        let mut last: BTreeMap<(Uuid, &'static str), Option<(Uuid, i32, DateTime<Utc>)>> = BTreeMap::new();
+        let mut last = LastWords::new();
         for event in events {
             // Of whom was erased nothing is noted.
             let (Some(said), Some(contact)) = (said(event), contacts.get(&event.aggregate_id)) else { continue };
@@ -93,10 +96,7 @@ impl TableEffect for ContactFlagsEffect {
     }
 }
 
-async fn write(
-    connection: &mut PgConnection,
-    last: &BTreeMap<(Uuid, &'static str), Option<(Uuid, i32, DateTime<Utc>)>>,
-) -> Result<(), sqlx::Error> {
+async fn write(connection: &mut PgConnection, last: &LastWords) -> Result<(), sqlx::Error> {
     let (mut contacts, mut kinds, mut tenants, mut codes, mut times) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut reached: Vec<Uuid> = Vec::new();
