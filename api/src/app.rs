@@ -10,11 +10,13 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use domain::sagas::{CompletionSaga, RunSaga, ScheduleSaga};
 use infrastructure::clock::Clock;
+use infrastructure::consent::{ConsentFollower, ContactFlagsEffect};
 use infrastructure::dispatch_queue::{DispatchQueue, PostgresQueue, RabbitmqConfig, RabbitmqQueue};
 use infrastructure::dispatcher::{CallJournal, Dispatcher, DispatcherConfig, InFlight, MisfitLimits, Misfits, Sweeper};
 use infrastructure::event_feed::{EventFeed, FeedConfig, TableEffect, follow};
 use infrastructure::event_store::{BatchConfig, CampaignRunStore, CampaignStore, ConsentStore, MessageStore};
 use infrastructure::fan_out::{FanOut, FanOutConfig, FanOutEffect};
+use infrastructure::inbound::Listener;
 use infrastructure::ready_list::{Feeder, FeederConfig, ReadyListEffect};
 use infrastructure::sagas::{SagaConfig, SagaExecutor};
 use infrastructure::trouble::TroubleEffect;
@@ -131,7 +133,11 @@ impl App {
                 kept_days: parts.config.webhooks.bodies_kept_days,
             };
             app.workers.spawn(purge.run(app.workers_stop.clone()));
-            let interpreter = Interpreter { pool, clock: parts.clock.clone(), messages: parts.messages, config };
+            let keywords = parts.config.consent.keywords().context("the words of consent cannot be used")?;
+            let listener =
+                Listener { pool: pool.clone(), consents: parts.consents.clone(), keywords: Arc::new(keywords) };
+            let (clock, messages) = (parts.clock.clone(), parts.messages);
+            let interpreter = Interpreter { pool, clock, messages, listener, config };
             app.workers.spawn(interpreter.run(app.workers_stop.clone()));
         }
         Ok(app)
@@ -222,12 +228,21 @@ impl App {
         self.workers.spawn(sagas::run::<CompletionSaga>(executor, feed.clone(), config, stop.clone()));
         self.follow(parts, Arc::new(FanOutEffect));
         self.start_reactions(parts);
+        self.follow(parts, Arc::new(ContactFlagsEffect));
+        let consent = ConsentFollower {
+            pool: self.pool.clone(),
+            clock: parts.clock.clone(),
+            messages: parts.messages.clone(),
+            consents: parts.consents.clone(),
+        };
+        self.workers.spawn(consent.run(parts.feed.clone(), stop.clone()));
         let fan_out = FanOut {
             pool: self.pool.clone(),
             clock: parts.clock.clone(),
             messages: parts.messages.clone(),
             runs: parts.runs.clone(),
             feed: parts.feed.clone(),
+            policy: parts.config.consent.policy(),
             config: FanOutConfig {
                 page_size: i64::from(parts.config.fan_out.page_size),
                 lease: parts.config.fan_out.lease(),

@@ -536,10 +536,10 @@ fn consent_command() -> impl Strategy<Value = ConsentCommand> {
         ])
     };
     prop_oneof![
-        4 => source().prop_map(|source| ConsentCommand::OptIn { source, wording: None }),
-        4 => source().prop_map(|source| ConsentCommand::OptOut { source }),
-        4 => source().prop_map(|source| ConsentCommand::StopMarketing { source }),
-        4 => source().prop_map(|source| ConsentCommand::ResumeMarketing { source }),
+        4 => source().prop_map(|source| ConsentCommand::OptIn { source, wording: None, said_at: at(0) }),
+        4 => source().prop_map(|source| ConsentCommand::OptOut { source, said_at: at(0) }),
+        4 => source().prop_map(|source| ConsentCommand::StopMarketing { source, said_at: at(0) }),
+        4 => source().prop_map(|source| ConsentCommand::ResumeMarketing { source, said_at: at(0) }),
         1 => Just(ConsentCommand::Erase),
     ]
 }

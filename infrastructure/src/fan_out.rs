@@ -4,22 +4,20 @@
 //! that a small run never waits for a large one. A page that is worked twice finds its messages there already, since
 //! their ids are derived; so the cursor may follow the page and a crash in between costs nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::aggregate::{CommandEnvelope, Decider, Position};
+use domain::aggregate::{CommandEnvelope, Position};
 use domain::campaign_run::{Audience, CampaignRunCommand, CampaignRunEvent, RunDefinition};
-use domain::consent::Consent;
 use domain::event::{Event, RecordedEvent};
 use domain::ids::{ContactId, MessageId, RunId, TenantId};
 use domain::message::{Message, MessageCommand, MessageStatus, SkipReason};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::consent::{ConsentPolicy, Standing, StandingError, standings};
 use crate::contacts::{AudienceMember, audience_member, audience_page, is_being_changed};
 use crate::event_feed::{EventFeed, TableEffect};
 use crate::event_store::{
@@ -77,6 +75,7 @@ pub struct FanOut {
     pub messages: MessageStore,
     pub runs: CampaignRunStore,
     pub feed: EventFeed,
+    pub policy: ConsentPolicy,
     pub config: FanOutConfig,
 }
 
@@ -86,8 +85,8 @@ enum FanOutError {
     Database(#[from] sqlx::Error),
     #[error("the messages of a page could not be queued")]
     Command(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the stored consent of a contact cannot be read")]
-    Consent(#[source] serde_json::Error),
+    #[error(transparent)]
+    Consent(#[from] StandingError),
 }
 
 struct Task {
@@ -212,11 +211,19 @@ impl FanOut {
         run: &RunDefinition,
         members: &[AudienceMember],
     ) -> Result<(i64, i64), FanOutError> {
-        let consents = self.consents(members).await?;
+        let ids: Vec<ContactId> = members.iter().map(|member| member.contact_id).collect();
+        let standings = standings(&self.pool, &ids).await?;
+        let unsaid = Standing::default();
+        let now = self.clock.now();
         let commands = members
             .iter()
             .map(|member| {
-                let refusal = consents.get(&member.contact_id.0).and_then(|consent| consent.refusal(run.lane));
+                let standing = standings.get(&member.contact_id).unwrap_or(&unsaid);
+                let refusal = match run.audience {
+                    Audience::Segment { .. } => self.policy.refusal(standing, member.opt_in, run.lane, now),
+                    // Somebody asked for this one message to this one number.
+                    Audience::Contact { .. } => standing.consent.refusal(run.lane),
+                };
                 self.command(task, run, member, refusal)
             })
             .collect();
@@ -264,28 +271,6 @@ impl FanOut {
             Some(row) => addressed.with(Attachment::Recipient(row)),
             None => addressed,
         }
-    }
-
-    /// What the page's contacts have said, from their streams; most have said nothing.
-    async fn consents(&self, members: &[AudienceMember]) -> Result<HashMap<Uuid, Consent>, FanOutError> {
-        let ids: Vec<String> = members.iter().map(|member| member.contact_id.to_string()).collect();
-        let rows = sqlx::query!(
-            r#"SELECT e.aggregate_id::uuid AS "id!", e.payload
-               FROM unnest($1::text[]) AS wanted (id)
-               CROSS JOIN LATERAL (
-                   SELECT aggregate_id, payload FROM events
-                   WHERE aggregate_type = 'Consent' AND aggregate_id = wanted.id ORDER BY sequence
-               ) e"#,
-            &ids,
-        )
-        .fetch_all(&self.pool)
-        .await?;
-        let mut consents: HashMap<Uuid, Consent> = HashMap::new();
-        for row in rows {
-            let event = serde_json::from_value(row.payload).map_err(FanOutError::Consent)?;
-            consents.entry(row.id).or_default().evolve(&event);
-        }
-        Ok(consents)
     }
 
     /// Moves the cursor unless another worker, which took the task over, has moved it; then its page stands.

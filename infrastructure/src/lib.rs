@@ -1,6 +1,7 @@
 //! How it is stored, ordered, queued, sent and timed.
 
 pub mod clock;
+pub mod consent;
 pub mod contacts;
 pub mod dead_letters;
 pub mod dispatch_queue;
@@ -8,6 +9,7 @@ pub mod dispatcher;
 pub mod event_feed;
 pub mod event_store;
 pub mod fan_out;
+pub mod inbound;
 pub mod lease;
 pub mod pacing;
 pub mod postgres;

@@ -158,6 +158,10 @@ pub async fn add_sender(pool: &PgPool, new: NewSender, now: DateTime<Utc>) -> Re
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
          ON CONFLICT (phone_number_id) DO UPDATE
          SET waba_id = excluded.waba_id, base_url = excluded.base_url, access_token = excluded.access_token,
+             previous_app_secret = CASE WHEN senders.app_secret = excluded.app_secret
+                                        THEN senders.previous_app_secret ELSE senders.app_secret END,
+             app_secret_replaced_at = CASE WHEN senders.app_secret = excluded.app_secret
+                                           THEN senders.app_secret_replaced_at ELSE clock_timestamp() END,
              app_secret = excluded.app_secret, verify_token = excluded.verify_token, sandbox = excluded.sandbox
          WHERE senders.tenant_id = excluded.tenant_id
          RETURNING id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
@@ -198,6 +202,47 @@ pub async fn set_rate(pool: &PgPool, phone_number_id: &str, rate: u32) -> Result
     .await?
     .map(Sender::from)
     .ok_or_else(|| SenderError::UnknownSender { phone_number_id: phone_number_id.to_owned() })
+}
+
+/// Gives this number another app secret. Webhooks signed with the one before are still believed for a while.
+pub async fn set_app_secret(pool: &PgPool, phone_number_id: &str, secret: &Secret) -> Result<Sender, SenderError> {
+    check_secret("app_secret", secret)?;
+    check_provider_id("phone_number_id", phone_number_id)?;
+    // The right sides see the row as it was.
+    sqlx::query_as!(
+        SenderRow,
+        "UPDATE senders
+         SET app_secret = $2,
+             previous_app_secret = CASE WHEN app_secret = $2 THEN previous_app_secret ELSE app_secret END,
+             app_secret_replaced_at = CASE WHEN app_secret = $2 THEN app_secret_replaced_at
+                                           ELSE clock_timestamp() END
+         WHERE phone_number_id = $1
+         RETURNING id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
+                   rate_per_s, sandbox, created_at",
+        phone_number_id,
+        secret.expose(),
+    )
+    .fetch_optional(pool)
+    .await?
+    .map(Sender::from)
+    .ok_or_else(|| SenderError::UnknownSender { phone_number_id: phone_number_id.to_owned() })
+}
+
+/// The app secrets that were replaced at most `overlap` ago. By the database's clock, on which all processes agree.
+pub async fn previous_app_secrets(
+    pool: &PgPool,
+    overlap: std::time::Duration,
+) -> Result<Vec<(SenderId, Secret)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT id, previous_app_secret AS "secret!" FROM senders
+           WHERE previous_app_secret IS NOT NULL
+             AND app_secret_replaced_at > clock_timestamp() - make_interval(secs => $1)
+           ORDER BY created_at, id"#,
+        overlap.as_secs_f64(),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (SenderId(row.id), Secret(row.secret))).collect())
 }
 
 /// The senders of one tenant or of all, oldest first.

@@ -1,10 +1,19 @@
-//! `ektola contacts import`: a file of contacts straight into the installation, by the same import as over HTTP.
+//! `ektola contacts`: a file of contacts straight into the installation, by the same import as over HTTP, and what a person
+//! at the tenant records about a contact's consent.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use domain::aggregate::CommandEnvelope;
+use domain::consent::{Consent, ConsentCommand, ConsentSource};
+use domain::phone::{self, Phone, PhoneError};
 use infrastructure::contacts::{self, ImportError, ImportOptions, ImportProgress, ImportReport, ImportStage};
+use infrastructure::event_store::{Actor, Addressed, BatchConfig, Committed, ConsentStore};
+use serde::Serialize;
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::context::Context;
 use super::error::Failure;
@@ -19,10 +28,41 @@ const ERRORS_SHOWN_MAX: usize = 20;
 pub enum ContactsCommand {
     /// Import a CSV file of contacts; a faulty row is rejected alone, a faulty file stores nothing.
     ///
-    /// The first row names the columns, one of them `phone`; the column `segments` puts contacts into segments, all
-    /// others become attributes. Comma, semicolon, tab and pipe are understood, and so are UTF-8, UTF-16 and
+    /// The first row names the columns, one of them `phone`; the column `segments` puts contacts into segments, `opt_in`
+    /// says whether they agreed to messages, all others become attributes. Comma, semicolon, tab and pipe are understood, and so are UTF-8, UTF-16 and
     /// Windows-1252.
     Import(ImportArgs),
+    /// Record that somebody wants no messages at all; what is queued is cancelled, and no upload lifts it.
+    OptOut(ConsentArgs),
+    /// Record that somebody agreed to messages.
+    OptIn(ConsentArgs),
+    /// Record that somebody wants no offers; reminders still come.
+    StopMarketing(ConsentArgs),
+    /// Record that somebody wants offers again.
+    ResumeMarketing(ConsentArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ConsentArgs {
+    /// The number, in any form that an upload takes.
+    #[arg(long, value_name = "NUMBER", value_parser = phone_argument)]
+    phone: Phone,
+    /// The tenant whose contact it is; the only one, or `demo`, by default.
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+}
+
+fn phone_argument(text: &str) -> Result<Phone, PhoneError> {
+    phone::normalize(text)
+}
+
+#[derive(Serialize)]
+struct ConsentAnswer {
+    contact_id: String,
+    opted_out: bool,
+    marketing_stopped: bool,
+    /// Was it known before?
+    changed: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,8 +75,67 @@ pub struct ImportArgs {
 }
 
 pub async fn run(command: ContactsCommand, context: &Context) -> anyhow::Result<()> {
-    let ContactsCommand::Import(args) = command;
-    import(&args, context).await
+    let (source, said_at) = (ConsentSource::Operator, context.clock.now());
+    match command {
+        ContactsCommand::Import(args) => import(&args, context).await,
+        ContactsCommand::OptOut(args) => record(&args, context, ConsentCommand::OptOut { source, said_at }).await,
+        ContactsCommand::OptIn(args) => {
+            record(&args, context, ConsentCommand::OptIn { source, wording: None, said_at }).await
+        }
+        ContactsCommand::StopMarketing(args) => {
+            record(&args, context, ConsentCommand::StopMarketing { source, said_at }).await
+        }
+        ContactsCommand::ResumeMarketing(args) => {
+            record(&args, context, ConsentCommand::ResumeMarketing { source, said_at }).await
+        }
+    }
+}
+
+async fn record(args: &ConsentArgs, context: &Context, command: ConsentCommand) -> anyhow::Result<()> {
+    let answer = context
+        .on_installation(async |installation: &Installation| {
+            let pool = &installation.pool;
+            let tenant = tenant::choose(pool, args.tenant.as_deref()).await?;
+            let now = context.clock.now();
+            let contact = match &command {
+                // Somebody who is not known yet may be uploaded tomorrow.
+                ConsentCommand::OptOut { .. } | ConsentCommand::StopMarketing { .. } => {
+                    contacts::ensure_contact(pool, tenant.id, &args.phone, now).await?
+                }
+                ConsentCommand::OptIn { .. } | ConsentCommand::ResumeMarketing { .. } | ConsentCommand::Erase => {
+                    let known = contacts::find_by_phone(pool, tenant.id, &args.phone).await?;
+                    let known = known.ok_or_else(|| Failure::new("no contact has this number"))?;
+                    known.id
+                }
+            };
+            let envelope = CommandEnvelope::new(tenant.id, now, command);
+            let committed = give(pool, Addressed::new(contact, envelope, Actor::Operator)).await?;
+            Ok(ConsentAnswer {
+                contact_id: contact.to_string(),
+                opted_out: committed.state.opted_out(),
+                marketing_stopped: committed.state.marketing_stopped(),
+                changed: !committed.events.is_empty(),
+            })
+        })
+        .await?;
+    context.out.answer(&answer, |_| {
+        let state = match (answer.opted_out, answer.marketing_stopped) {
+            (true, _) => "gets no messages",
+            (false, true) => "gets reminders but no offers",
+            (false, false) => "may get reminders and offers",
+        };
+        format!("Contact {} {state}.", answer.contact_id)
+    })
+}
+
+async fn give(pool: &PgPool, command: Addressed<ConsentCommand>) -> anyhow::Result<Committed<Consent>> {
+    let (writers, stop) = (TaskTracker::new(), CancellationToken::new());
+    let consents = ConsentStore::start(pool, &BatchConfig::default(), &writers, &stop);
+    let given = consents.execute(command).await;
+    stop.cancel();
+    writers.close();
+    writers.wait().await;
+    Ok(given?)
 }
 
 async fn import(args: &ImportArgs, context: &Context) -> anyhow::Result<()> {

@@ -23,7 +23,9 @@ pub enum SenderCommand {
     ///
     /// Arguments show in process lists and shell histories: give secrets by file or by environment.
     Add(Box<AddArgs>),
-    /// Change how many messages per second a number may send; takes effect within 1 s.
+    /// Change how many messages per second a number may send, or its app secret; takes effect within 1 s.
+    ///
+    /// Webhooks signed with the app secret before are still believed for a while (`webhooks.secret_overlap_hours`).
     Set(SetArgs),
     /// List all numbers, without their secrets.
     List,
@@ -70,12 +72,19 @@ pub struct AddArgs {
 }
 
 #[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true, id = "change", args = ["rate", "app_secret", "app_secret_file"])]
 pub struct SetArgs {
     /// The id that WhatsApp gives the number.
     phone_number_id: String,
     /// Messages per second that WhatsApp permits the number, 1 to 1000.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rate: u32,
+    rate: Option<u32>,
+    /// The app's new secret, which signs webhooks.
+    #[arg(long, value_name = "SECRET", value_parser = secret_argument, conflicts_with = "app_secret_file")]
+    app_secret: Option<Secret>,
+    /// A file with nothing but that secret.
+    #[arg(long, value_name = "FILE")]
+    app_secret_file: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -167,15 +176,28 @@ async fn store(
 }
 
 async fn set(args: &SetArgs, context: &Context) -> anyhow::Result<()> {
+    let secret = match &args.app_secret_file {
+        Some(path) => Some(read_secret(path)?),
+        None => args.app_secret.clone(),
+    };
     let sender = context
         .on_installation(async |installation: &Installation| {
-            senders::set_rate(&installation.pool, &args.phone_number_id, args.rate).await.map_err(refused)
+            let (pool, number) = (&installation.pool, args.phone_number_id.as_str());
+            let mut changed = None;
+            if let Some(secret) = &secret {
+                changed = Some(senders::set_app_secret(pool, number, secret).await.map_err(refused)?);
+            }
+            if let Some(rate) = args.rate {
+                changed = Some(senders::set_rate(pool, number, rate).await.map_err(refused)?);
+            }
+            changed.ok_or_else(|| UsageError::new("nothing to change: give --rate or --app-secret-file").into())
         })
         .await?;
     let answer = serde_json::json!({"phone_number_id": sender.phone_number_id, "rate_per_s": sender.rate_per_s});
-    context
-        .out
-        .answer(&answer, |_| format!("{} may send {} messages/s.", sender.phone_number_id, count(sender.rate_per_s)))
+    context.out.answer(&answer, |_| {
+        let rate = format!("{} may send {} messages/s", sender.phone_number_id, count(sender.rate_per_s));
+        if secret.is_some() { format!("{rate} and has a new app secret.") } else { format!("{rate}.") }
+    })
 }
 
 async fn list(context: &Context) -> anyhow::Result<()> {

@@ -92,6 +92,10 @@ fn text_of(answer: &StatusAnswer, out: Output, now: DateTime<Utc>, zone: &str) -
     fields.field("to be sent later", later);
     fields.field("parked", format!("{} messages", count(overview.parked)));
     fields.field("webhooks to interpret", count(answer.webhooks_pending));
+    let unknown: i64 = overview.unknown_webhooks.iter().map(|unknown| unknown.count).sum();
+    if unknown > 0 {
+        fields.field("not interpreted", format!("{} items of webhooks; --json names them", count(unknown)));
+    }
     fields.field("dead letters", count(answer.dead_letters));
     fields.field("notices", count(answer.notices));
     fields.field("log position", count(overview.log_position));
@@ -139,6 +143,7 @@ mod tests {
             next_due_at: DateTime::from_timestamp(1_767_355_200, 0),
             parked: 1,
             log_position: 123_456,
+            unknown_webhooks: Vec::new(),
             subscriptions: vec![SubscriptionRow { name: "projection:runs".to_owned(), position: 123_450, lag: 6 }],
         };
         StatusAnswer { overview, webhooks_pending: 3, dead_letters: 0, notices: 0 }

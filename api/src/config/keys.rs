@@ -127,6 +127,13 @@ pub(super) static KEYS: &[Key] = &[
     integer("webhooks", "interpret_poll_ms", 1, 10_000),
     integer("webhooks", "interpret_attempts_max", 1, 100),
     integer("webhooks", "bodies_kept_days", 1, 3_650),
+    integer("webhooks", "secret_overlap_hours", 0, 8_760),
+    text("consent", "require_opt_in", is_opt_in_requirement, "\"marketing\", \"all\" or \"none\""),
+    text("consent", "opt_out_words", is_word_list, WORD_LIST),
+    text("consent", "stop_words", is_word_list, WORD_LIST),
+    text("consent", "start_words", is_word_list, WORD_LIST),
+    integer("consent", "undeliverable_for_days", 0, 3_650),
+    integer("consent", "cooling_for_hours", 24, 8_760),
     integer("sandbox", "latency_ms", 0, 60_000),
     integer("sandbox", "status_gap_ms", 0, 600_000),
     integer("sandbox", "webhook_batch_max", 1, 1_000),
@@ -185,6 +192,16 @@ fn is_api_version(text: &str) -> bool {
     text.strip_prefix('v')
         .and_then(|rest| rest.split_once('.'))
         .is_some_and(|(major, minor)| is_number(major) && is_number(minor))
+}
+
+const WORD_LIST: &str = "words with commas between them, each with a letter or digit and at most 100 characters";
+
+fn is_word_list(text: &str) -> bool {
+    domain::consent::Keywords::parse("", text, "").is_ok()
+}
+
+fn is_opt_in_requirement(text: &str) -> bool {
+    matches!(text, "marketing" | "all" | "none")
 }
 
 fn is_log_filter(text: &str) -> bool {

@@ -17,8 +17,8 @@ use toml::{Table, Value};
 
 use self::keys::{KEYS, Key, RELATIONS};
 pub use self::sections::{
-    DatabaseConfig, DispatchConfig, EventsConfig, FanOutConfig, FeederConfig, HttpConfig, LogConfig, LogFormat,
-    MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, UnknownConfig, WebhooksConfig,
+    ConsentConfig, DatabaseConfig, DispatchConfig, EventsConfig, FanOutConfig, FeederConfig, HttpConfig, LogConfig,
+    LogFormat, MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, UnknownConfig, WebhooksConfig,
 };
 
 /// The documented defaults.
@@ -44,6 +44,7 @@ pub struct Config {
     pub retries: RetriesConfig,
     pub unknown: UnknownConfig,
     pub webhooks: WebhooksConfig,
+    pub consent: ConsentConfig,
     pub sandbox: SandboxConfig,
     pub log: LogConfig,
     #[serde(skip)]
@@ -103,6 +104,9 @@ pub enum ConfigError {
     /// A key that does not exist. `place` is `file:key` or the variable; `nearest` is written in the same form.
     #[error("unknown configuration key {place}; the nearest known one is {nearest}")]
     UnknownKey { place: String, nearest: String },
+    /// Two lists of words contradict each other.
+    #[error("the words of consent.opt_out_words, consent.stop_words and consent.start_words contradict each other")]
+    Words(#[source] domain::consent::KeywordFault),
     /// A value of the wrong type or outside its range.
     #[error("{key} is {value} (from {from}), expected {expected}")]
     BadValue { key: String, value: Value, from: Source, expected: String },
@@ -130,7 +134,9 @@ pub fn load(data_dir: Option<&Path>, env: impl Iterator<Item = (String, String)>
     }
     settings.apply_environment(env)?;
     settings.check_relations()?;
-    Ok(settings.into_config())
+    let config = settings.into_config();
+    config.consent.keywords().map_err(ConfigError::Words)?;
+    Ok(config)
 }
 
 /// The settings in the order of the key table, while the layers are laid over each other.

@@ -3,6 +3,9 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use chrono::TimeDelta;
+use domain::consent::{KeywordFault, Keywords};
+use infrastructure::consent::{ConsentPolicy, OptInRequired};
 use infrastructure::pacing::{PacingConfig, PairConfig};
 use infrastructure::whatsapp::RetryLadder;
 use serde::Deserialize;
@@ -330,11 +333,61 @@ pub struct WebhooksConfig {
     pub interpret_attempts_max: u32,
     /// Days for which the bodies of webhooks are kept.
     pub bodies_kept_days: u32,
+    /// Time for which webhooks are believed that are signed with a replaced app secret, in hours.
+    pub secret_overlap_hours: u64,
 }
 
 impl WebhooksConfig {
     pub fn interpret_poll(&self) -> Duration {
         Duration::from_millis(self.interpret_poll_ms)
+    }
+
+    pub fn secret_overlap(&self) -> Duration {
+        Duration::from_secs(self.secret_overlap_hours * 3600)
+    }
+}
+
+/// Who gets messages, and the words by which contacts stop and resume them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsentConfig {
+    /// Which messages need that the contact agreed.
+    pub require_opt_in: RequireOptIn,
+    /// Words that stop everything.
+    pub opt_out_words: String,
+    /// Words that stop offers.
+    pub stop_words: String,
+    /// Words that lift either.
+    pub start_words: String,
+    /// Time for which a contact is left out that could not be reached, in days.
+    pub undeliverable_for_days: i64,
+    /// Time for which a contact gets no offers after WhatsApp withheld one, in hours.
+    pub cooling_for_hours: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RequireOptIn {
+    Marketing,
+    All,
+    None,
+}
+
+impl ConsentConfig {
+    pub fn keywords(&self) -> Result<Keywords, KeywordFault> {
+        Keywords::parse(&self.opt_out_words, &self.stop_words, &self.start_words)
+    }
+
+    pub fn policy(&self) -> ConsentPolicy {
+        ConsentPolicy {
+            opt_in_required: match self.require_opt_in {
+                RequireOptIn::Marketing => OptInRequired::ForMarketing,
+                RequireOptIn::All => OptInRequired::Always,
+                RequireOptIn::None => OptInRequired::Never,
+            },
+            undeliverable_for: TimeDelta::days(self.undeliverable_for_days),
+            cooling_for: TimeDelta::hours(self.cooling_for_hours),
+        }
     }
 }
 

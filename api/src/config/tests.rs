@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use domain::consent::Word;
+use infrastructure::consent::{ConsentPolicy, OptInRequired};
 use infrastructure::pacing::{PacingConfig, PairConfig};
 use infrastructure::whatsapp::RetryLadder;
 use tempfile::TempDir;
@@ -238,6 +240,8 @@ fn texts_are_checked() {
         ("EKTOLA_LOG__FORMAT", "yaml"),
         ("EKTOLA_LOG__FILTER", " "),
         ("EKTOLA_LOG__FILTER", "info,a=b=c"),
+        ("EKTOLA_CONSENT__REQUIRE_OPT_IN", "yes"),
+        ("EKTOLA_CONSENT__STOP_WORDS", "stop, !"),
     ];
     for (variable, text) in refused {
         assert_eq!(bad_value(environment(&[(variable, text)])).2, Source::Environment(variable.to_owned()));
@@ -267,6 +271,7 @@ fn the_defaults_are_those_of_the_engine() {
     assert_eq!(config.dispatch.pacing(), PacingConfig::default());
     assert_eq!(config.dispatch.pair(), PairConfig::default());
     assert_eq!(config.dispatch.concurrency(), 8..=1000);
+    assert_eq!(config.consent.policy(), ConsentPolicy::default());
 }
 
 #[test]
@@ -284,4 +289,37 @@ fn durations_keep_their_units() {
     let (pacing, pair) = (config.dispatch.pacing(), config.dispatch.pair());
     assert_eq!((pacing.margin, pacing.recovery_interval), (Duration::from_millis(9), Duration::from_secs(8)));
     assert_eq!((pair.interval, config.retries.ladder().wait_max), (Duration::from_millis(7), Duration::from_secs(6)));
+}
+
+#[test]
+fn contacts_stop_and_resume_in_their_own_language() {
+    let words = Config::default().consent.keywords().unwrap();
+    for (language, opt_out, stop, start) in [
+        ("English", "Stop all", "STOP", "Start"),
+        ("Hindi", "सब बंद करें", "बंद करें", "शुरू करें"),
+        ("Gujarati", "બધું બંધ કરો", "બંધ કરો", "શરૂ કરો"),
+        ("Marathi", "सर्व बंद करा", "थांबवा", "सुरू करा"),
+        ("Tamil", "அனைத்தையும் நிறுத்து", "நிறுத்து", "தொடங்கு"),
+        ("Telugu", "అన్నీ ఆపండి", "ఆపండి", "ప్రారంభించండి"),
+        ("Bengali", "সব বন্ধ করুন", "বন্ধ করুন", "শুরু করুন"),
+        ("Kannada", "ಎಲ್ಲಾ ನಿಲ್ಲಿಸಿ", "ನಿಲ್ಲಿಸಿ", "ಪ್ರಾರಂಭಿಸಿ"),
+    ] {
+        for (text, word) in [(opt_out, Word::OptOut), (stop, Word::StopMarketing), (start, Word::ResumeMarketing)] {
+            assert_eq!(words.find(&format!(" {text}! 🙏")), Some(word), "{language}: {text}");
+        }
+    }
+    assert_eq!(words.find("Stop promotions"), Some(Word::StopMarketing), "WhatsApp's own quick reply");
+    assert_eq!(words.find("please stop the loan"), None);
+}
+
+#[test]
+fn words_are_configured_and_may_not_contradict_each_other() {
+    let config =
+        environment(&[("EKTOLA_CONSENT__STOP_WORDS", "basta, ya no"), ("EKTOLA_CONSENT__REQUIRE_OPT_IN", "all")]);
+    let config = config.unwrap();
+    let words = config.consent.keywords().unwrap();
+    assert_eq!((words.find("Ya no."), words.find("stop")), (Some(Word::StopMarketing), None));
+    assert_eq!(config.consent.policy().opt_in_required, OptInRequired::Always);
+    let contradiction = environment(&[("EKTOLA_CONSENT__STOP_WORDS", "start")]);
+    assert!(matches!(contradiction, Err(ConfigError::Words(_))), "{contradiction:?}");
 }

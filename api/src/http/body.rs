@@ -116,6 +116,19 @@ impl FromRequest<ApiState> for NoFields {
     }
 }
 
+/// For commands whose fields may all be left out: no body is an empty JSON object.
+pub(super) struct OptionalObject(pub(super) Map<String, Value>);
+
+impl FromRequest<ApiState> for OptionalObject {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &ApiState) -> Result<Self, Problem> {
+        let bytes_max = state.config.http.body_max_bytes;
+        let bytes = read(request.into_body(), bytes_max).await.map_err(|error| error.into_problem(bytes_max))?;
+        if bytes.trim_ascii().is_empty() { Ok(Self(Map::new())) } else { parse_object(&bytes).map(Self) }
+    }
+}
+
 fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, Problem> {
     match serde_json::from_slice(bytes) {
         Ok(Value::Object(object)) => Ok(object),

@@ -2,6 +2,7 @@ use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use domain::ids::MessageId;
+use infrastructure::inbound;
 use projections::messages::TimelineEntry;
 use projections::messages::read::{self, MessageRow};
 use serde::Serialize;
@@ -9,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::auth::Caller;
+use super::consent::InboundDocument;
 use super::path::IdPath;
 use super::problem::{Answer, Problem};
 use super::state::ApiState;
@@ -50,6 +52,8 @@ pub(super) struct MessageWithTimelineDocument {
     #[serde(flatten)]
     message: MessageDocument,
     timeline: Vec<TimelineEntryDocument>,
+    /// What the contact answered to it, quick replies among them; the oldest first, the newest 100.
+    replies: Vec<InboundDocument>,
 }
 
 /// One thing that happened to a message.
@@ -111,8 +115,10 @@ pub(super) async fn get(
 ) -> Answer<Json<MessageWithTimelineDocument>> {
     let found = read::find(&state.pool, caller.tenant.id, MessageId(id)).await?;
     let found = found.ok_or_else(|| Problem::not_found("message"))?;
+    let replies = inbound::of_message(&state.pool, caller.tenant.id, MessageId(id)).await?;
     Ok(Json(MessageWithTimelineDocument {
         message: found.message.into(),
         timeline: found.timeline.into_iter().map(TimelineEntryDocument::from).collect(),
+        replies: replies.into_iter().map(InboundDocument::from).collect(),
     }))
 }

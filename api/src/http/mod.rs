@@ -6,6 +6,7 @@
 mod auth;
 pub(crate) mod body;
 mod campaigns;
+mod consent;
 mod contacts;
 mod fields;
 mod health;
@@ -61,6 +62,11 @@ fn resources() -> Router<ApiState> {
     Router::new()
         .route("/v1/openapi.json", get(openapi::document))
         .route("/v1/contacts", get(contacts::list))
+        .route("/v1/contacts/{id}", get(consent::get))
+        .route("/v1/contacts/{id}/opt-in", post(consent::opt_in))
+        .route("/v1/contacts/{id}/opt-out", post(consent::opt_out))
+        .route("/v1/contacts/{id}/stop-marketing", post(consent::stop_marketing))
+        .route("/v1/contacts/{id}/resume-marketing", post(consent::resume_marketing))
         .route("/v1/segments", get(contacts::segments))
         .route("/v1/templates", get(templates::list).post(templates::record))
         .route("/v1/templates/{id}", get(templates::get))

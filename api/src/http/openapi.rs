@@ -4,7 +4,7 @@ use utoipa::openapi::{ComponentsBuilder, ContentBuilder, OpenApi, Ref, RefOr, Re
 use utoipa::{Modify, OpenApi as _};
 
 use super::problem::ProblemDocument;
-use super::{campaigns, contacts, health, messages, notices, runs, senders, templates, unknown, uploads};
+use super::{campaigns, consent, contacts, health, messages, notices, runs, senders, templates, unknown, uploads};
 use crate::webhooks;
 
 #[derive(utoipa::OpenApi)]
@@ -14,6 +14,11 @@ use crate::webhooks;
         uploads::upload,
         contacts::list,
         contacts::segments,
+        consent::get,
+        consent::opt_in,
+        consent::opt_out,
+        consent::stop_marketing,
+        consent::resume_marketing,
         templates::record,
         templates::list,
         templates::get,

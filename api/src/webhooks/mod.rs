@@ -37,7 +37,7 @@ pub fn router<S: Clone + Send + Sync + 'static>(state: &ApiState) -> Router<S> {
         inbox: state.inbox.clone(),
         clock: state.clock.clone(),
         body_bytes_max: state.config.http.webhook_body_max_bytes,
-        verifiers: Verifiers::new(state.pool.clone()),
+        verifiers: Verifiers::new(state.pool.clone(), state.config.webhooks.secret_overlap()),
     };
     Router::new().route("/webhooks/whatsapp", get(confirm).post(receive)).with_state(receiver)
 }

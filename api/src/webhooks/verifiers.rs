@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use domain::ids::SenderId;
-use infrastructure::senders::{Sender, list_senders};
+use infrastructure::senders::{Secret, Sender, list_senders, previous_app_secrets};
 use infrastructure::whatsapp::signature::Verifier;
 use sqlx::PgPool;
 use subtle::ConstantTimeEq as _;
@@ -22,6 +22,8 @@ pub(super) struct Verifiers(Arc<Shared>);
 
 struct Shared {
     pool: PgPool,
+    /// How long an app secret counts after it was replaced.
+    overlap: Duration,
     /// Locked for an instant only, so that no webhook waits for another.
     kept: RwLock<Option<Arc<Kept>>>,
     /// Held by the one who reads anew.
@@ -34,15 +36,15 @@ struct Kept {
     apps: Vec<App>,
 }
 
-/// An app has one secret for all its numbers.
+/// An app has one secret for all its numbers, and for a while after it was replaced a second one.
 struct App {
     verifier: Verifier,
     senders: Arc<[SenderId]>,
 }
 
 impl Verifiers {
-    pub(super) fn new(pool: PgPool) -> Self {
-        Self(Arc::new(Shared { pool, kept: RwLock::default(), reading: Mutex::default() }))
+    pub(super) fn new(pool: PgPool, overlap: Duration) -> Self {
+        Self(Arc::new(Shared { pool, overlap, kept: RwLock::default(), reading: Mutex::default() }))
     }
 
     /// The senders whose app secret signed this body; `None` if nobody's did.
@@ -70,7 +72,9 @@ impl Verifiers {
             return Ok(kept);
         }
         let read_at = Instant::now();
-        let kept = Arc::new(Kept::new(list_senders(&self.0.pool, None).await?, read_at));
+        let senders = list_senders(&self.0.pool, None).await?;
+        let previous = previous_app_secrets(&self.0.pool, self.0.overlap).await?;
+        let kept = Arc::new(Kept::new(senders, &previous, read_at));
         *self.0.kept.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&kept));
         Ok(kept)
     }
@@ -84,13 +88,14 @@ impl Shared {
 }
 
 impl Kept {
-    fn new(senders: Vec<Sender>, read_at: Instant) -> Self {
+    fn new(senders: Vec<Sender>, previous: &[(SenderId, Secret)], read_at: Instant) -> Self {
         let mut by_secret: Vec<(&str, Vec<SenderId>)> = Vec::new();
-        for sender in &senders {
-            let secret = sender.app_secret.expose();
+        let present = senders.iter().map(|sender| (sender.id, sender.app_secret.expose()));
+        let previous = previous.iter().map(|(id, secret)| (*id, secret.expose()));
+        for (id, secret) in present.chain(previous) {
             match by_secret.iter_mut().find(|(known, _)| *known == secret) {
-                Some((_, ids)) => ids.push(sender.id),
-                None => by_secret.push((secret, vec![sender.id])),
+                Some((_, ids)) => ids.push(id),
+                None => by_secret.push((secret, vec![id])),
             }
         }
         let apps = by_secret
@@ -144,12 +149,21 @@ mod tests {
     fn all_numbers_of_the_app_that_signed_are_verified_and_no_others() {
         let senders = [sender(1, "one", "a"), sender(2, "two", "b"), sender(3, "one", "c")];
         let expected = [senders[0].id, senders[2].id];
-        let kept = Kept::new(senders.to_vec(), Instant::now());
+        let kept = Kept::new(senders.to_vec(), &[], Instant::now());
         let header = sign("one", b"{}");
         assert_eq!(kept.signers(&header, b"{}").as_deref(), Some(&expected[..]));
         assert_eq!(kept.signers(&header, b"{ }"), None);
         assert_eq!(kept.signers(&sign("three", b"{}"), b"{}"), None);
-        assert_eq!(Kept::new(Vec::new(), Instant::now()).signers(&header, b"{}"), None);
+        assert_eq!(Kept::new(Vec::new(), &[], Instant::now()).signers(&header, b"{}"), None);
+    }
+
+    #[test]
+    fn a_replaced_secret_speaks_for_its_own_number_only() {
+        let senders = [sender(1, "new", "a"), sender(2, "old", "b"), sender(3, "other", "c")];
+        let [first, second, _] = senders.clone().map(|sender| sender.id);
+        let kept = Kept::new(senders.to_vec(), &[(first, Secret::new("old"))], Instant::now());
+        assert_eq!(kept.signers(&sign("new", b"{}"), b"{}").as_deref(), Some(&[first][..]));
+        assert_eq!(kept.signers(&sign("old", b"{}"), b"{}").as_deref(), Some(&[second, first][..]));
     }
 
     #[test]

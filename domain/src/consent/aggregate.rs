@@ -1,9 +1,10 @@
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::commands::ConsentCommand;
 use super::decide::decide;
 use super::error::ConsentError;
-use super::events::ConsentEvent;
+use super::events::{ConsentEvent, ConsentSource};
 use crate::aggregate::{CommandEnvelope, Decider, cqrs_aggregate};
 use crate::ids::TenantId;
 use crate::message::{Lane, SkipReason};
@@ -17,9 +18,49 @@ pub struct Consent {
     pub(super) opted_out: bool,
     pub(super) marketing_stopped: bool,
     pub(super) erased: bool,
+    /// When the contact last stopped something, and when it last resumed or agreed, as far as WhatsApp's clock tells.
+    pub(super) stopped_at: Option<DateTime<Utc>>,
+    pub(super) resumed_at: Option<DateTime<Utc>>,
 }
 
 impl Consent {
+    /// Did the contact agree by a word of its own, or did somebody record that it had? An upload is no such word.
+    pub fn opted_in(&self) -> bool {
+        self.opted_in
+    }
+
+    /// Does the contact want no messages at all?
+    pub fn opted_out(&self) -> bool {
+        self.opted_out
+    }
+
+    /// Does the contact want no offers?
+    pub fn marketing_stopped(&self) -> bool {
+        self.marketing_stopped
+    }
+
+    /// Whether a word of this source is older than a stop of the contact.
+    pub(super) fn stopped_after(&self, source: ConsentSource, said_at: DateTime<Utc>) -> bool {
+        source.is_whatsapp() && self.stopped_at.is_some_and(|stopped_at| said_at < stopped_at)
+    }
+
+    /// Whether a word of this source is older than one by which the contact resumed.
+    pub(super) fn resumed_after(&self, source: ConsentSource, said_at: DateTime<Utc>) -> bool {
+        source.is_whatsapp() && self.resumed_at.is_some_and(|resumed_at| said_at < resumed_at)
+    }
+
+    fn note_stop(&mut self, source: ConsentSource, at: DateTime<Utc>) {
+        if source.is_whatsapp() {
+            self.stopped_at = self.stopped_at.max(Some(at));
+        }
+    }
+
+    fn note_resumption(&mut self, source: ConsentSource, at: DateTime<Utc>) {
+        if source.is_whatsapp() {
+            self.resumed_at = self.resumed_at.max(Some(at));
+        }
+    }
+
     /// May a message of this lane be sent, as far as the contact's word goes?
     pub fn allows(&self, lane: Lane) -> bool {
         self.refusal(lane).is_none()
@@ -48,24 +89,28 @@ impl Decider for Consent {
 
     fn evolve(&mut self, event: &ConsentEvent) {
         match event {
-            ConsentEvent::OptedIn { tenant_id, .. } => {
+            ConsentEvent::OptedIn { tenant_id, source, at, .. } => {
                 self.tenant_id = Some(*tenant_id);
                 self.opted_in = true;
                 self.opted_out = false;
+                self.note_resumption(*source, *at);
             }
-            ConsentEvent::OptedOut { tenant_id, .. } => {
+            ConsentEvent::OptedOut { tenant_id, source, at } => {
                 self.tenant_id = Some(*tenant_id);
                 self.opted_in = false;
                 self.opted_out = true;
+                self.note_stop(*source, *at);
             }
-            ConsentEvent::MarketingStopped { tenant_id, .. } => {
+            ConsentEvent::MarketingStopped { tenant_id, source, at } => {
                 self.tenant_id = Some(*tenant_id);
                 self.marketing_stopped = true;
+                self.note_stop(*source, *at);
             }
-            ConsentEvent::MarketingResumed { tenant_id, .. } => {
+            ConsentEvent::MarketingResumed { tenant_id, source, at } => {
                 self.tenant_id = Some(*tenant_id);
                 self.opted_out = false;
                 self.marketing_stopped = false;
+                self.note_resumption(*source, *at);
             }
             ConsentEvent::Erased { tenant_id, .. } => {
                 self.tenant_id = Some(*tenant_id);

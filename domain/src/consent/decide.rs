@@ -13,30 +13,38 @@ pub(super) fn decide(state: &Consent, envelope: &CommandEnvelope<ConsentCommand>
     if state.tenant_id.is_some_and(|owner| owner != tenant_id) {
         return Err(ConsentError::NotFound);
     }
-    let at = envelope.at;
     if state.erased {
         return if envelope.command == ConsentCommand::Erase { NOTHING } else { Err(ConsentError::Erased) };
     }
     match &envelope.command {
-        ConsentCommand::OptIn { source, wording } => {
-            if state.opted_in {
+        ConsentCommand::OptIn { source, wording, said_at: at } => {
+            if state.opted_in || state.stopped_after(*source, *at) {
                 return NOTHING;
             }
             lifts_opt_out(state, *source)?;
-            Ok(vec![ConsentEvent::OptedIn { tenant_id, source: *source, wording: wording.clone(), at }])
+            Ok(vec![ConsentEvent::OptedIn { tenant_id, source: *source, wording: wording.clone(), at: *at }])
         }
-        ConsentCommand::OptOut { .. } if state.opted_out => NOTHING,
-        ConsentCommand::OptOut { source } => Ok(vec![ConsentEvent::OptedOut { tenant_id, source: *source, at }]),
-        ConsentCommand::StopMarketing { .. } if state.marketing_stopped || state.opted_out => NOTHING,
-        ConsentCommand::StopMarketing { source } => {
-            Ok(vec![ConsentEvent::MarketingStopped { tenant_id, source: *source, at }])
+        ConsentCommand::OptOut { source, said_at: at } => {
+            if state.opted_out || state.resumed_after(*source, *at) {
+                return NOTHING;
+            }
+            Ok(vec![ConsentEvent::OptedOut { tenant_id, source: *source, at: *at }])
         }
-        ConsentCommand::ResumeMarketing { .. } if !state.marketing_stopped && !state.opted_out => NOTHING,
-        ConsentCommand::ResumeMarketing { source } => {
+        ConsentCommand::StopMarketing { source, said_at: at } => {
+            if state.marketing_stopped || state.opted_out || state.resumed_after(*source, *at) {
+                return NOTHING;
+            }
+            Ok(vec![ConsentEvent::MarketingStopped { tenant_id, source: *source, at: *at }])
+        }
+        ConsentCommand::ResumeMarketing { source, said_at: at } => {
+            let stopped = state.marketing_stopped || state.opted_out;
+            if !stopped || state.stopped_after(*source, *at) {
+                return NOTHING;
+            }
             lifts_opt_out(state, *source)?;
-            Ok(vec![ConsentEvent::MarketingResumed { tenant_id, source: *source, at }])
+            Ok(vec![ConsentEvent::MarketingResumed { tenant_id, source: *source, at: *at }])
         }
-        ConsentCommand::Erase => Ok(vec![ConsentEvent::Erased { tenant_id, at }]),
+        ConsentCommand::Erase => Ok(vec![ConsentEvent::Erased { tenant_id, at: envelope.at }]),
     }
 }
 

@@ -32,8 +32,29 @@ impl ConsentSource {
             Self::Upload | Self::ProviderRefusal | Self::Api | Self::Operator => false,
         }
     }
+
+    /// Did it reach us through WhatsApp? The times of such words come from one clock and can be compared.
+    pub fn is_whatsapp(self) -> bool {
+        match self {
+            Self::Keyword | Self::UserPreferences | Self::ProviderRefusal => true,
+            Self::Upload | Self::Api | Self::Operator => false,
+        }
+    }
+
+    /// The public name, as in stored events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Keyword => "keyword",
+            Self::UserPreferences => "user_preferences",
+            Self::ProviderRefusal => "provider_refusal",
+            Self::Api => "api",
+            Self::Operator => "operator",
+        }
+    }
 }
 
+/// `at` is when it was said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConsentEvent {
     /// The contact agreed to messages; `wording` is what it was shown, where that is known.

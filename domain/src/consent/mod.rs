@@ -8,6 +8,7 @@ mod commands;
 mod decide;
 mod error;
 mod events;
+mod keywords;
 #[cfg(test)]
 mod tests;
 
@@ -15,3 +16,4 @@ pub use aggregate::Consent;
 pub use commands::ConsentCommand;
 pub use error::ConsentError;
 pub use events::{ConsentEvent, ConsentSource};
+pub use keywords::{KeywordFault, Keywords, Word, normal_form};

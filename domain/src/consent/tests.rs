@@ -20,19 +20,19 @@ fn now() -> DateTime<Utc> {
 }
 
 fn opt_in(source: Source) -> Command {
-    Command::OptIn { source, wording: Some("Send me offers".to_owned()) }
+    Command::OptIn { source, wording: Some("Send me offers".to_owned()), said_at: now() }
 }
 
 fn opt_out() -> Command {
-    Command::OptOut { source: Source::Operator }
+    Command::OptOut { source: Source::Operator, said_at: now() }
 }
 
 fn stop() -> Command {
-    Command::StopMarketing { source: Source::ProviderRefusal }
+    Command::StopMarketing { source: Source::ProviderRefusal, said_at: now() }
 }
 
 fn resume(source: Source) -> Command {
-    Command::ResumeMarketing { source }
+    Command::ResumeMarketing { source, said_at: now() }
 }
 
 fn opted_in(source: Source) -> Event {
@@ -41,6 +41,10 @@ fn opted_in(source: Source) -> Event {
 
 fn resumed(source: Source) -> Event {
     Event::MarketingResumed { tenant_id: TENANT, source, at: now() }
+}
+
+fn seconds_later(seconds: i64) -> DateTime<Utc> {
+    now() + chrono::TimeDelta::seconds(seconds)
 }
 
 fn asked_by(tenant_id: TenantId, command: &Command) -> CommandEnvelope<Command> {
@@ -155,8 +159,8 @@ fn anybody_lifts_a_stop_of_offers_by_name_and_nobody_by_an_opt_in() {
 fn what_is_known_is_not_said_again() {
     does_nothing(&[opt_in(Source::Upload)], &opt_in(Source::Keyword));
     does_nothing(&[opt_in(Source::Upload), stop()], &opt_in(Source::Keyword));
-    does_nothing(&[opt_out()], &Command::OptOut { source: Source::Keyword });
-    does_nothing(&[stop()], &Command::StopMarketing { source: Source::UserPreferences });
+    does_nothing(&[opt_out()], &Command::OptOut { source: Source::Keyword, said_at: now() });
+    does_nothing(&[stop()], &Command::StopMarketing { source: Source::UserPreferences, said_at: now() });
     does_nothing(&[opt_out()], &stop());
     does_nothing(&[opt_in(Source::Upload)], &resume(Source::Keyword));
 }
@@ -176,4 +180,42 @@ fn an_erased_contact_says_nothing_any_more() {
             is_refused(&erased, &command, Error::Erased);
         }
     }
+}
+
+/// WhatsApp delivers late and out of order: what was said last counts, whenever it becomes known.
+#[test]
+fn a_word_that_comes_late_does_not_undo_a_later_one() {
+    let said_at = seconds_later(10);
+    let stop_at = |source, said_at| Command::StopMarketing { source, said_at };
+    let out_at = |source, said_at| Command::OptOut { source, said_at };
+    let resume_at = |source, said_at| Command::ResumeMarketing { source, said_at };
+    let agree_at = |source, said_at| Command::OptIn { source, wording: None, said_at };
+    let stopped_and_resumed = [stop(), resume_at(Source::Keyword, said_at)];
+    for source in [Source::Keyword, Source::UserPreferences, Source::ProviderRefusal] {
+        does_nothing(&stopped_and_resumed, &stop_at(source, seconds_later(9)));
+        does_nothing(&stopped_and_resumed, &out_at(source, seconds_later(9)));
+        let event = Event::MarketingStopped { tenant_id: TENANT, source, at: said_at };
+        // In the same second nobody can tell which was first: in doubt it stops.
+        leads_to(&stopped_and_resumed, &stop_at(source, said_at), event);
+    }
+    for given in [stop_at(Source::Keyword, said_at), out_at(Source::UserPreferences, said_at)] {
+        for source in OF_THE_CONTACT {
+            does_nothing(std::slice::from_ref(&given), &resume_at(source, seconds_later(9)));
+            does_nothing(std::slice::from_ref(&given), &agree_at(source, seconds_later(9)));
+        }
+    }
+    does_nothing(&[stop(), agree_at(Source::Keyword, said_at)], &out_at(Source::Keyword, seconds_later(9)));
+}
+
+/// The tenant's clock is another one than WhatsApp's: what it says counts when it says it.
+#[test]
+fn the_tenants_word_counts_whatever_its_clock_shows() {
+    let later = seconds_later(10);
+    let given = [stop(), Command::ResumeMarketing { source: Source::Keyword, said_at: later }];
+    for source in [Source::Api, Source::Operator] {
+        let event = Event::OptedOut { tenant_id: TENANT, source, at: now() };
+        leads_to(&given, &Command::OptOut { source, said_at: now() }, event);
+    }
+    let out_later = Command::OptOut { source: Source::Operator, said_at: later };
+    leads_to(&[out_later], &resume(Source::Keyword), resumed(Source::Keyword));
 }

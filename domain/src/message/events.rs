@@ -154,6 +154,12 @@ pub enum SkipReason {
     OptedOut,
     /// The contact wants no offers.
     MarketingStopped,
+    /// Nobody recorded that the contact agreed to such messages.
+    NoOptIn,
+    /// A message to the contact could not be delivered a while ago.
+    Undeliverable,
+    /// WhatsApp withholds offers to the contact for a while.
+    Cooling,
     /// The contact was erased.
     Erased,
 }
@@ -164,6 +170,9 @@ impl SkipReason {
             Self::MissingVariable => "missing_variable",
             Self::OptedOut => "opted_out",
             Self::MarketingStopped => "marketing_stopped",
+            Self::NoOptIn => "no_opt_in",
+            Self::Undeliverable => "undeliverable",
+            Self::Cooling => "cooling",
             Self::Erased => "erased",
         }
     }

@@ -16,6 +16,8 @@ pub struct AudienceMember {
     /// E.164 with the leading `+`.
     pub phone: String,
     pub attributes: BTreeMap<String, String>,
+    /// Do the uploads say that the contact agreed to messages? As they say it now, whatever the position.
+    pub opt_in: Option<bool>,
 }
 
 /// Without the phone and the attributes, since debug output ends up in logs.
@@ -29,11 +31,17 @@ struct MemberRow {
     contact_id: Uuid,
     phone: String,
     attributes: Json<BTreeMap<String, String>>,
+    opt_in: Option<bool>,
 }
 
 impl From<MemberRow> for AudienceMember {
     fn from(row: MemberRow) -> Self {
-        Self { contact_id: ContactId(row.contact_id), phone: row.phone, attributes: row.attributes.0 }
+        Self {
+            contact_id: ContactId(row.contact_id),
+            phone: row.phone,
+            attributes: row.attributes.0,
+            opt_in: row.opt_in,
+        }
     }
 }
 
@@ -62,7 +70,8 @@ pub async fn audience_page(
             LIMIT $5
         )
         SELECT p.contact_id AS "contact_id!",
-               (SELECT c.phone FROM contacts c WHERE c.id = p.contact_id) AS "phone!",
+               c.phone AS "phone!",
+               c.opt_in AS "opt_in?",
                coalesce(
                    (SELECT v.attributes FROM contact_versions v
                     WHERE v.contact_id = p.contact_id
@@ -72,6 +81,7 @@ pub async fn audience_page(
                    '{}'
                ) AS "attributes!: Json<BTreeMap<String, String>>"
         FROM page p
+        LEFT JOIN LATERAL (SELECT phone, opt_in FROM contacts WHERE id = p.contact_id OFFSET 0) c ON true
         ORDER BY p.contact_id"#,
         tenant.0,
         segment,
@@ -96,7 +106,7 @@ pub async fn audience_member(
     lock_for_reading_in_tx(&mut transaction, tenant).await?;
     let row = sqlx::query_as!(
         MemberRow,
-        r#"SELECT c.id AS contact_id, c.phone, v.attributes AS "attributes: Json<BTreeMap<String, String>>"
+        r#"SELECT c.id AS contact_id, c.phone, c.opt_in, v.attributes AS "attributes: Json<BTreeMap<String, String>>"
         FROM contacts c
         JOIN contact_versions v ON v.contact_id = c.id
             AND v.from_position <= $3 AND (v.to_position IS NULL OR v.to_position > $3)

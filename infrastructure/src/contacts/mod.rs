@@ -14,6 +14,6 @@ pub use self::import::{
 };
 pub use self::position::is_being_changed;
 pub use self::queries::{
-    Contact, ContactFilter, ContactPage, SegmentCount, ensure_contact, find_by_phone, list_contacts, list_segments,
-    segment_exists,
+    Contact, ContactFilter, ContactPage, SegmentCount, ensure_contact, ensure_contacts, find_by_phone, find_contact,
+    list_contacts, list_segments, segment_exists,
 };

@@ -1,6 +1,6 @@
 //! What can be asked of the contacts as they are now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use domain::ids::{ContactId, TenantId};
@@ -83,6 +83,15 @@ pub async fn find_by_phone(pool: &PgPool, tenant: TenantId, phone: &Phone) -> Re
     Ok(contacts_by_id(pool, &ids).await?.pop())
 }
 
+/// A contact of this tenant; another tenant's is not found.
+pub async fn find_contact(pool: &PgPool, tenant: TenantId, id: ContactId) -> Result<Option<Contact>, sqlx::Error> {
+    let known = sqlx::query_scalar!("SELECT id FROM contacts WHERE tenant_id = $1 AND id = $2", tenant.0, id.0);
+    match known.fetch_optional(pool).await? {
+        Some(id) => Ok(contacts_by_id(pool, &[id]).await?.pop()),
+        None => Ok(None),
+    }
+}
+
 /// The segments that at least one contact carries, in the order of their names.
 pub async fn list_segments(pool: &PgPool, tenant: TenantId) -> Result<Vec<SegmentCount>, sqlx::Error> {
     sqlx::query_as!(
@@ -146,6 +155,52 @@ pub async fn ensure_contact(
     .await?;
     transaction.commit().await?;
     Ok(ContactId(id))
+}
+
+/// The contacts with these numbers, made without segments and attributes where a tenant has none.
+pub async fn ensure_contacts(
+    pool: &PgPool,
+    phones: &[(TenantId, Phone)],
+    now: DateTime<Utc>,
+) -> Result<HashMap<(TenantId, Phone), ContactId>, sqlx::Error> {
+    let tenants: Vec<Uuid> = phones.iter().map(|(tenant, _)| tenant.0).collect();
+    let texts: Vec<&str> = phones.iter().map(|(_, phone)| phone.as_str()).collect();
+    let mut transaction = pool.begin().await?;
+    let from_position = next_position_in_tx(&mut transaction).await?;
+    // Sorted, as an import is, so that the two cannot deadlock.
+    sqlx::query!(
+        "WITH made AS (
+             INSERT INTO contacts (id, tenant_id, phone, created_at)
+             SELECT gen_random_uuid(), t.tenant_id, t.phone, $3
+             FROM (SELECT DISTINCT * FROM unnest($1::uuid[], $2::text[]) AS t(tenant_id, phone)) t
+             ORDER BY t.tenant_id, t.phone
+             ON CONFLICT (tenant_id, phone) DO NOTHING
+             RETURNING id
+         )
+         INSERT INTO contact_versions (contact_id, from_position, attributes) SELECT id, $4, '{}' FROM made",
+        &tenants,
+        &texts as _,
+        now,
+        from_position,
+    )
+    .execute(&mut *transaction)
+    .await?;
+    transaction.commit().await?;
+    // A new statement sees what somebody quicker committed.
+    let rows = sqlx::query!(
+        r#"SELECT t.number AS "number!", c.id FROM unnest($1::uuid[], $2::text[])
+               WITH ORDINALITY AS t(tenant_id, phone, number)
+           JOIN contacts c ON c.tenant_id = t.tenant_id AND c.phone = t.phone"#,
+        &tenants,
+        &texts as _,
+    )
+    .fetch_all(pool)
+    .await?;
+    let named = rows.into_iter().filter_map(|row| {
+        let place = usize::try_from(row.number - 1).ok()?;
+        Some((phones.get(place)?.clone(), ContactId(row.id)))
+    });
+    Ok(named.collect())
 }
 
 async fn id_by_phone(

@@ -22,9 +22,10 @@ use uuid::Uuid;
 use super::applying::{FailureRules, apply};
 use super::owners::Owners;
 use super::pending::{Body, Pending, Rest, Step, StepLimits};
-use super::reading::{Contents, read};
+use super::reading::{Contents, Place, read};
 use crate::clock::Clock;
 use crate::event_store::{CommandError, MessageStore};
+use crate::inbound::{Heard, InboundError, Listener};
 use crate::lease;
 use crate::postgres::is_refusal;
 
@@ -59,6 +60,7 @@ pub struct Interpreter {
     pub pool: PgPool,
     pub clock: Clock,
     pub messages: MessageStore,
+    pub listener: Listener,
     pub config: InterpreterConfig,
 }
 
@@ -68,6 +70,8 @@ pub(super) enum InterpretError {
     Database(#[from] sqlx::Error),
     #[error("a status could not be applied")]
     Command(#[source] CommandError<MessageError>),
+    #[error(transparent)]
+    Inbound(#[from] InboundError),
     /// What it was is logged by the hook of the process.
     #[error("the interpreter panicked")]
     Panicked,
@@ -79,7 +83,11 @@ impl InterpretError {
         match self {
             Self::Database(error) => is_refusal(error),
             Self::Command(CommandError::Unavailable(source)) => source.downcast_ref().is_some_and(is_refusal),
-            Self::Command(_) => false,
+            Self::Inbound(InboundError::Database(error)) => is_refusal(error),
+            Self::Inbound(InboundError::Command(CommandError::Unavailable(source))) => {
+                source.downcast_ref().is_some_and(is_refusal)
+            }
+            Self::Command(_) | Self::Inbound(InboundError::Command(_)) => false,
             Self::Panicked => true,
         }
     }
@@ -289,7 +297,8 @@ impl Work {
     async fn read(&self, bodies: &[Body]) -> Result<Contents, InterpretError> {
         let owners = self.owners.recent().await?;
         let attempt = |owners| {
-            std::panic::catch_unwind(AssertUnwindSafe(|| read(bodies, owners))).map_err(|_| InterpretError::Panicked)
+            let read = AssertUnwindSafe(|| read(bodies, owners, self.interpreter.clock.now()));
+            std::panic::catch_unwind(read).map_err(|_| InterpretError::Panicked)
         };
         let contents = attempt(&owners)?;
         if !contents.has_unknown_number {
@@ -324,11 +333,17 @@ impl Work {
     }
 
     async fn apply(&self, step: &Step, contents: Contents) -> Result<(), InterpretError> {
-        let Interpreter { pool, messages, clock, config } = &self.interpreter;
+        let Interpreter { pool, messages, listener, clock, config } = &self.interpreter;
         let now = clock.now();
-        let mut rest = Rest { parked: contents.parked, waiting: Vec::new(), inbound: contents.inbound };
-        if !contents.located.is_empty() {
-            apply(pool, messages, &config.failures, contents.located, now, &mut rest).await?;
+        let Contents { located, parked, heard, recipients, inbound, unknown, has_unknown_number: _ } = contents;
+        let mut rest = Rest { parked, waiting: Vec::new(), inbound, unknown };
+        let (places, heard): (Vec<Place>, Vec<Heard>) = heard.into_iter().unzip();
+        let refusals = listener.hear(&heard, &recipients, now).await?;
+        for ((place, heard), refusal) in places.into_iter().zip(&heard).zip(refusals) {
+            rest.parked.extend(refusal.map(|reason| place.parked(Some(heard.tenant_id), reason)));
+        }
+        if !located.is_empty() {
+            apply(pool, messages, &config.failures, located, now, &mut rest).await?;
         }
         self.pending.end(step, rest, now).await?;
         Ok(())

@@ -1,7 +1,8 @@
 //! The inbox: a webhook is stored before it is answered, and answered before it is interpreted.
 //!
 //! [`Inbox`] stores bodies. [`Interpreter`] turns them into commands, in steps: `pending` takes and ends a step,
-//! `reading` finds the statuses in its bodies, `applying` gives them to their messages.
+//! `reading` finds what its bodies hold, [`Listener`](crate::inbound::Listener) hears what users said, `applying` gives the
+//! statuses to their messages.
 
 mod applying;
 mod interpreter;
@@ -10,6 +11,7 @@ mod pending;
 mod purge;
 mod reading;
 mod store;
+mod unknown;
 
 pub use applying::FailureRules;
 pub use interpreter::{Interpreter, InterpreterConfig};

@@ -14,6 +14,7 @@ use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::reading::Located;
+use super::unknown::Unknown;
 use crate::dead_letters::{self, Parked, Source};
 use crate::pacing;
 
@@ -67,6 +68,8 @@ pub(super) struct Rest {
     pub(super) waiting: Vec<Located>,
     /// Messages from users and when they were sent.
     pub(super) inbound: Vec<(SenderId, DateTime<Utc>)>,
+    /// What is not interpreted.
+    pub(super) unknown: Unknown,
 }
 
 pub(super) struct Pending {
@@ -181,6 +184,7 @@ impl Pending {
         }
         let inbound: Vec<_> = rest.inbound.iter().map(|(sender, at)| (*sender, *at, 1)).collect();
         pacing::inbound::record_in_tx(&mut tx, &inbound, now).await?;
+        rest.unknown.record_in_tx(&mut tx, now).await?;
         // Items that were given back while the step was under way are still to be interpreted.
         for (body_id, items) in &step.partial {
             sqlx::query!("DELETE FROM webhook_pending WHERE body_id = $1 AND items = $2", body_id, items)

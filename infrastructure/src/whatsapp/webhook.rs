@@ -7,6 +7,7 @@
 //!
 //! The order of items is that of the body, so that the same body always gives each item the same index.
 
+mod inbound;
 mod repair;
 
 use std::fmt;
@@ -17,12 +18,16 @@ use domain::message::Pricing;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::inbound::Contacts;
+pub use self::inbound::{Identity, InboundItem, Preference, PreferenceItem};
 use super::{WAMID_BYTES_MAX, without_nul};
 
 /// Longer labels of WhatsApp are cut: a foreign text must not swell events.
 const LABEL_CHARS_MAX: usize = 64;
 /// The field of statuses and of what contacts write.
 const MESSAGES: &str = "messages";
+/// The field of users' own switches for offers.
+const USER_PREFERENCES: &str = "user_preferences";
 /// The last second of the year 9999; what lies beyond is not a time in seconds.
 const TIMESTAMP_MAX: i64 = 253_402_300_799;
 
@@ -30,12 +35,9 @@ const TIMESTAMP_MAX: i64 = 253_402_300_799;
 pub enum WebhookItem {
     Status(StatusItem),
     /// Something that a contact wrote or tapped.
-    Inbound {
-        phone_number_id: String,
-        wamid: String,
-        /// When it was sent; without a readable time it counts as old.
-        at: DateTime<Utc>,
-    },
+    Inbound(Box<InboundItem>),
+    /// A contact's own switch for offers.
+    Preference(PreferenceItem),
     /// A change that we do not interpret, by its field.
     Other {
         field: String,
@@ -61,6 +63,9 @@ pub struct StatusItem {
     /// The codes of a `failed` status.
     pub errors: Vec<i32>,
     pub pricing: Option<Pricing>,
+    /// Who gets the message, where the status names more than a phone number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<Identity>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +97,7 @@ pub enum Unreadable {
     Entry,
     /// The change has no value.
     Change,
-    /// `statuses` or `messages` is not a list.
+    /// `statuses`, `messages` or `user_preferences` is not a list.
     List,
     /// The change does not say which number it is about.
     PhoneNumberId,
@@ -149,7 +154,7 @@ impl Items {
     fn read_change(&mut self, change: &Value) {
         let field = text(change.get("field"));
         // One of WhatsApp's own examples carries the wrong field, so a missing one is judged by its content.
-        if let Some(field) = field.filter(|field| *field != MESSAGES) {
+        if let Some(field) = field.filter(|field| ![MESSAGES, USER_PREFERENCES].contains(field)) {
             return self.push(Ok(WebhookItem::Other { field: label(field) }));
         }
         let Some(value) = change.get("value").filter(|value| value.is_object()) else {
@@ -158,14 +163,16 @@ impl Items {
         let number = value.get("metadata").and_then(|metadata| scalar(metadata.get("phone_number_id")));
         let number = number.ok_or(Unreadable::PhoneNumberId);
         let before = self.0.len();
-        self.read_list(value.get("statuses"), |status| status_item(number.clone()?, status).map(WebhookItem::Status));
-        self.read_list(value.get(MESSAGES), |message| {
-            let at = timestamp(message.get("timestamp")).unwrap_or_default();
-            Ok(WebhookItem::Inbound { phone_number_id: number.clone()?, wamid: wamid(message)?, at })
+        let contacts = Contacts::of(value);
+        self.read_list(value.get("statuses"), |status| {
+            status_item(number.clone()?, status, &contacts).map(WebhookItem::Status)
         });
-        // Errors of the account, taps on links, and whatever else comes under this field.
+        self.read_list(value.get(MESSAGES), |message| inbound::inbound(number.clone()?, message, &contacts));
+        self.read_list(value.get(USER_PREFERENCES), |preference| {
+            Ok(inbound::preference(number.clone()?, preference, &contacts))
+        });
         if self.0.len() == before {
-            self.push(Ok(WebhookItem::Other { field: label(field.unwrap_or_default()) }));
+            self.push(Ok(WebhookItem::Other { field: label(&other_field(field.unwrap_or_default(), value)) }));
         }
     }
 
@@ -178,7 +185,7 @@ impl Items {
     }
 }
 
-fn status_item(phone_number_id: String, status: &Value) -> Result<StatusItem, Unreadable> {
+fn status_item(phone_number_id: String, status: &Value, contacts: &Contacts) -> Result<StatusItem, Unreadable> {
     Ok(StatusItem {
         phone_number_id,
         wamid: wamid(status)?,
@@ -187,7 +194,15 @@ fn status_item(phone_number_id: String, status: &Value) -> Result<StatusItem, Un
         callback: text(status.get("biz_opaque_callback_data")).and_then(|text| text.parse().ok()),
         errors: error_codes(status.get("errors")),
         pricing: status.get("pricing").and_then(pricing),
+        recipient: inbound::recipient(status, contacts),
     })
+}
+
+/// Errors of the account, taps on links, and whatever else comes under a field of ours: the field with what it holds.
+fn other_field(field: &str, value: &Value) -> String {
+    let frame = ["messaging_product", "metadata", "contacts", "statuses", MESSAGES, USER_PREFERENCES];
+    let holds = value.as_object().and_then(|value| value.keys().find(|key| !frame.contains(&key.as_str())));
+    holds.map_or_else(|| field.to_owned(), |key| format!("{field}/{key}"))
 }
 
 fn status_kind(name: &str) -> StatusKind {

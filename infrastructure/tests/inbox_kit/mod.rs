@@ -1,13 +1,16 @@
 //! A database with one WhatsApp number, messages whose call is under way, webhooks about them, and an interpreter.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::aggregate::CommandEnvelope;
+use domain::consent::Keywords;
 use domain::ids::{ContactId, MessageId, RunId, SenderId, TenantId};
 use domain::message::{Lane, MessageCommand, OnUnknown};
 use infrastructure::clock::Clock;
-use infrastructure::event_store::{Actor, Addressed, BatchConfig, MessageStore};
+use infrastructure::event_store::{Actor, Addressed, BatchConfig, ConsentStore, MessageStore};
+use infrastructure::inbound::Listener;
 use infrastructure::senders::{self, NewSender, Secret};
 use infrastructure::tenants;
 use infrastructure::webhook_inbox::{FailureRules, Inbox, InboxConfig, Interpreter, InterpreterConfig};
@@ -42,6 +45,7 @@ pub(crate) struct Kit {
     pub(crate) messages: MessageStore,
     pub(crate) tenant_id: TenantId,
     pub(crate) sender_id: SenderId,
+    listener: Listener,
     inbox: Inbox,
 }
 
@@ -79,7 +83,10 @@ impl Kit {
             sandbox: true,
         };
         let sender_id = senders::add_sender(&database.pool, sender, now()).await.unwrap().id;
-        Self { database, messages, tenant_id: tenant.id, sender_id, inbox }
+        let consents = ConsentStore::start(&database.pool, &BatchConfig::default(), &tasks, &stop);
+        let keywords = Keywords::parse("stop all", "stop", "start").unwrap();
+        let listener = Listener { pool: database.pool.clone(), consents, keywords: Arc::new(keywords) };
+        Self { database, messages, tenant_id: tenant.id, sender_id, listener, inbox }
     }
 
     /// Messages that are queued.
@@ -124,6 +131,7 @@ impl Kit {
             pool: self.database.pool.clone(),
             clock: Clock::manual(now()),
             messages: self.messages.clone(),
+            listener: self.listener.clone(),
             config,
         };
         Running { task: tokio::spawn(interpreter.run(stop.clone())), stop }

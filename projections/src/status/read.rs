@@ -11,6 +11,8 @@ use serde::Serialize;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+/// Names that are shown of what is not interpreted.
+const UNKNOWN_SHOWN_MAX: i64 = 100;
 /// The statuses in which somebody or something still has to act.
 const OPEN: [MessageStatus; 3] = [MessageStatus::Pending, MessageStatus::Dispatching, MessageStatus::Unknown];
 
@@ -31,7 +33,20 @@ pub struct Overview {
     pub parked: i64,
     /// The last position of the log.
     pub log_position: Position,
+    /// What WhatsApp has sent that this release does not interpret: of all tenants, the most frequent first.
+    pub unknown_webhooks: Vec<UnknownWebhookRow>,
     pub subscriptions: Vec<SubscriptionRow>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnknownWebhookRow {
+    /// `field`, `status` or `message`.
+    pub kind: String,
+    pub name: String,
+    pub count: i64,
+    /// The newest stored webhook that has it.
+    pub last_body_id: i64,
+    pub last_seen_at: DateTime<Utc>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -82,6 +97,7 @@ pub async fn overview(pool: &PgPool, tenant: Option<TenantId>) -> Result<Overvie
         next_due_at: queue.next_due_at,
         parked: queue.parked,
         log_position,
+        unknown_webhooks: unknown_webhooks(pool).await?,
         subscriptions,
     })
 }
@@ -100,6 +116,17 @@ async fn open_messages(pool: &PgPool, tenant: Option<Uuid>) -> Result<BTreeMap<M
     .await?;
     let counts: BTreeMap<String, i64> = rows.into_iter().map(|row| (row.key, row.count)).collect();
     Ok(OPEN.into_iter().map(|status| (status, counts.get(status.name()).copied().unwrap_or(0))).collect())
+}
+
+async fn unknown_webhooks(pool: &PgPool) -> Result<Vec<UnknownWebhookRow>, sqlx::Error> {
+    sqlx::query_as!(
+        UnknownWebhookRow,
+        "SELECT kind, name, count, last_body_id, last_seen_at FROM webhook_unknown ORDER BY count DESC, kind, name
+         LIMIT $1",
+        UNKNOWN_SHOWN_MAX,
+    )
+    .fetch_all(pool)
+    .await
 }
 
 async fn subscriptions(pool: &PgPool) -> Result<(Position, Vec<SubscriptionRow>), sqlx::Error> {

@@ -4,12 +4,14 @@
 
 mod bad_input;
 mod broker;
+mod consent;
 mod dead_letters;
 mod engine;
 mod fair_share;
 mod fan_out_kill;
 mod faults;
 mod flow;
+mod inbound;
 mod kill;
 mod ledger;
 mod poison;

@@ -12,10 +12,15 @@ const DELIMITERS: [u8; 4] = [b',', b';', b'\t', b'|'];
 /// have a column `contact` with names beside its `mobile`.
 const PHONE_KEYS: [&str; 6] = ["phone", "mobile", "phone_number", "mobile_number", "whatsapp", "contact"];
 
+/// The column that says of each contact whether it agreed to messages.
+const OPT_IN_KEY: &str = "opt_in";
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Role {
     Phone,
     Segments,
+    /// Whether the contact agreed to messages.
+    OptIn,
     /// The attribute of this name.
     Attribute(String),
     /// A column without a name, which spreadsheets leave at the end; it must be empty.
@@ -96,6 +101,7 @@ fn columns(header: &Record, encoding: Encoding) -> Result<Vec<Column>, FileFault
             _ if index == phone => Role::Phone,
             "" => Role::Unnamed,
             "segment" | "segments" => Role::Segments,
+            OPT_IN_KEY => Role::OptIn,
             _ => Role::Attribute(key),
         };
         Column { name, role }

@@ -1,5 +1,9 @@
 //! A record as a line of the staging table, in the text form of `COPY`, or the reason why it is rejected.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use domain::consent::normal_form;
 use domain::phone;
 
 use super::fault::RowError;
@@ -7,23 +11,52 @@ use super::header::{Column, Layout, Role};
 use super::records::Record;
 
 const SEGMENT_CHARACTERS_MAX: usize = 100;
+/// How people say whether a contact agreed: in English, in short, and in the languages of India.
+const YES: [&str; 18] = [
+    "yes",
+    "y",
+    "true",
+    "t",
+    "1",
+    "on",
+    "agreed",
+    "haan",
+    "ha",
+    "हाँ",
+    "हां",
+    "हा",
+    "होय",
+    "હા",
+    "ஆம்",
+    "అవును",
+    "হ্যাঁ",
+    "ಹೌದು",
+];
+const NO: [&str; 16] =
+    ["no", "n", "false", "f", "0", "off", "nahi", "नहीं", "नही", "नाही", "ના", "இல்லை", "కాదు", "లేదు", "না", "ಇಲ್ಲ"];
+static MEANINGS: LazyLock<HashMap<String, bool>> = LazyLock::new(|| {
+    let meaning = |words: &'static [&str], yes| words.iter().map(move |word| (normal_form(word), yes));
+    meaning(&YES, true).chain(meaning(&NO, false)).collect()
+});
 const SEGMENT_SEPARATORS: [char; 3] = [';', '|', ','];
 
 pub(super) struct RowWriter<'a> {
     columns: &'a [Column],
     attributes: Vec<u8>,
     segments: Vec<u8>,
+    opt_in: Option<bool>,
 }
 
 impl<'a> RowWriter<'a> {
     pub(super) fn new(layout: &'a Layout) -> Self {
-        Self { columns: &layout.columns, attributes: Vec::new(), segments: Vec::new() }
+        Self { columns: &layout.columns, attributes: Vec::new(), segments: Vec::new(), opt_in: None }
     }
 
-    /// Appends `row number, phone, attributes, segments` to `lines`; nothing if the row is rejected.
+    /// Appends `row number, phone, attributes, segments, opt-in` to `lines`; nothing if the row is rejected.
     pub(super) fn write(&mut self, row: u64, record: &Record, lines: &mut Vec<u8>) -> Result<(), RowError> {
         self.attributes.clear();
         self.segments.clear();
+        self.opt_in = None;
         let phone = self.read_cells(record).map_err(|(column, reason)| RowError {
             row,
             column: column.map(|column| self.name_of(column)),
@@ -44,7 +77,11 @@ impl<'a> RowWriter<'a> {
             escape(&self.segments, lines);
             lines.push(b'}');
         }
-        lines.push(b'\n');
+        lines.extend_from_slice(match self.opt_in {
+            None => b"\t\\N\n",
+            Some(true) => b"\tt\n",
+            Some(false) => b"\tf\n",
+        });
         Ok(())
     }
 
@@ -82,6 +119,7 @@ impl<'a> RowWriter<'a> {
                 Role::Segments => {
                     write_segments(&cell, &mut self.segments).map_err(|reason| (Some(index), reason))?;
                 }
+                Role::OptIn => self.opt_in = Some(read_opt_in(&cell).map_err(|reason| (Some(index), reason))?),
                 Role::Attribute(key) => write_attribute(key, &cell, &mut self.attributes),
                 Role::Unnamed => {
                     return Err((
@@ -93,6 +131,11 @@ impl<'a> RowWriter<'a> {
         }
         found.ok_or_else(|| (None, "the row has no phone".to_owned()))
     }
+}
+
+fn read_opt_in(cell: &str) -> Result<bool, String> {
+    let meaning = MEANINGS.get(&normal_form(cell)).copied();
+    meaning.ok_or_else(|| "must say yes or no: whether the contact agreed to messages".to_owned())
 }
 
 /// Appends `"key":"value"` to the members of a JSON object.

@@ -19,7 +19,9 @@ CREATE TEMPORARY TABLE import_rows (
     row_number bigint NOT NULL,
     phone      text NOT NULL,
     attributes jsonb NOT NULL,
-    segments   text[]
+    segments   text[],
+    -- NULL: the row says nothing.
+    opt_in     boolean
 ) ON COMMIT DROP;
 CREATE TEMPORARY TABLE import_targets (
     contact_id    uuid NOT NULL,
@@ -27,7 +29,9 @@ CREATE TEMPORARY TABLE import_targets (
     changed       boolean NOT NULL,
     -- Where the open version begins; none for a new contact.
     open_position bigint,
-    segments      text[]
+    segments      text[],
+    -- What is known from now on; NULL: as before.
+    opt_in        boolean
 ) ON COMMIT DROP;
 CREATE TEMPORARY TABLE import_segments (
     contact_id    uuid NOT NULL,
@@ -36,7 +40,7 @@ CREATE TEMPORARY TABLE import_segments (
     open_position bigint
 ) ON COMMIT DROP;";
 
-pub(super) const COPY: &str = "COPY import_rows (row_number, phone, attributes, segments) FROM STDIN";
+pub(super) const COPY: &str = "COPY import_rows (row_number, phone, attributes, segments, opt_in) FROM STDIN";
 
 const REMOVE_DUPLICATES: &str = "
 WITH last AS (
@@ -44,19 +48,22 @@ WITH last AS (
 )
 DELETE FROM import_rows r USING last l WHERE r.phone = l.phone AND r.row_number < l.row_number";
 
-// Sorted, so that the unique index grows in its own order whatever the order of the file.
+// Sorted, so that the unique index grows in its own order whatever the order of the file. That a contact is uploaded
+// counts as its agreement, unless the upload denies it.
 const CREATE_CONTACTS: &str = "
-INSERT INTO contacts (id, tenant_id, phone, created_at)
-SELECT gen_random_uuid(), $1, r.phone, $3 FROM import_rows r ORDER BY r.phone
+INSERT INTO contacts (id, tenant_id, phone, created_at, opt_in, opt_in_at)
+SELECT gen_random_uuid(), $1, r.phone, $3, coalesce(r.opt_in, true), $3 FROM import_rows r ORDER BY r.phone
 ON CONFLICT (tenant_id, phone) DO NOTHING";
 
+// A row that says nothing of the agreement leaves a `no` of an earlier upload as it is.
 const FIND_TARGETS: &str = "
-INSERT INTO import_targets (contact_id, attributes, changed, open_position, segments)
+INSERT INTO import_targets (contact_id, attributes, changed, open_position, segments, opt_in)
 SELECT c.id,
        coalesce(v.attributes, '{}') || r.attributes,
        v.attributes IS NULL OR v.attributes || r.attributes <> v.attributes,
        v.from_position,
-       r.segments
+       r.segments,
+       nullif(coalesce(r.opt_in, c.opt_in, true), c.opt_in)
 FROM import_rows r
 JOIN contacts c ON c.tenant_id = $1 AND c.phone = r.phone
 LEFT JOIN contact_versions v ON v.contact_id = c.id AND v.to_position IS NULL";
@@ -77,9 +84,12 @@ WHERE s.contact_id IS NULL";
 
 const COUNT_CHANGED: &str = "
 SELECT t.contact_id FROM import_targets t
-WHERE t.changed OR EXISTS (SELECT FROM import_segments s WHERE s.contact_id = t.contact_id)";
+WHERE t.changed OR t.opt_in IS NOT NULL OR EXISTS (SELECT FROM import_segments s WHERE s.contact_id = t.contact_id)";
 
-const APPLY: [&str; 6] = [
+const APPLY: [&str; 7] = [
+    "UPDATE contacts c SET opt_in = t.opt_in, opt_in_at = $3
+     FROM import_targets t
+     WHERE t.opt_in IS NOT NULL AND c.id = t.contact_id",
     "UPDATE contact_versions v SET to_position = $2
      FROM import_targets t
      WHERE t.changed AND v.contact_id = t.contact_id AND v.from_position = t.open_position AND t.open_position < $2",

@@ -257,7 +257,7 @@ fn more_cells_than_columns_reject_the_row_and_fewer_do_not() {
     assert_eq!((error.row, error.column.as_deref()), (2, None));
     assert!(error.reason.contains("3 cells") && error.reason.contains("2 columns"), "{}", error.reason);
     let (lines, tally) = staged(b"phone,name,city\n9876543210,Asha\n9876543211\n");
-    assert_eq!(lines, "2\t+919876543210\t{\"name\":\"Asha\"}\t\\N\n3\t+919876543211\t{}\t\\N\n");
+    assert_eq!(lines, "2\t+919876543210\t{\"name\":\"Asha\"}\t\\N\t\\N\n3\t+919876543211\t{}\t\\N\t\\N\n");
     assert_eq!((tally.rows, tally.rejected), (2, 0));
 }
 
@@ -285,7 +285,7 @@ fn a_bad_number_rejects_its_row_under_the_name_that_the_file_uses() {
 #[test]
 fn segments_are_separated_trimmed_and_named_once() {
     let (lines, _) = staged("phone;segments\n9876543210;\" Gold |silver, Gold;;\"\n9876543211; ; \n".as_bytes());
-    assert!(lines.starts_with("2\t+919876543210\t{}\t{\"Gold\",\"silver\"}\n"), "{lines}");
+    assert!(lines.starts_with("2\t+919876543210\t{}\t{\"Gold\",\"silver\"}\t\\N\n"), "{lines}");
     let name = |length: usize| format!("phone,segment\n9876543210,{}\n", "ா".repeat(length)).into_bytes();
     assert_eq!(staged(&name(100)).1.rejected, 0);
     let error = rejection(&name(101));
@@ -309,4 +309,23 @@ fn reading_ends_when_nobody_takes_the_rows() {
     let (sender, pieces) = mpsc::channel(1);
     drop(pieces);
     assert!(matches!(reading::read(file(bytes).path(), &layout, 1, &sender), Err(ImportError::Io(_))));
+}
+
+#[test]
+fn the_column_opt_in_says_yes_or_no_or_nothing() {
+    for (cells, staged_as) in [
+        (&["yes", "Y", "TRUE", "1", "हाँ", "હા", "ஆம்"][..], "t"),
+        (&["no", "N", "False", "0", "नहीं", "ના", "இல்லை", "না"][..], "f"),
+        (&["", " "][..], "\\N"),
+    ] {
+        for cell in cells {
+            let (lines, _) = staged(format!("phone,Opt In\n9876543210,{cell}\n").as_bytes());
+            assert_eq!(lines, format!("2\t+919876543210\t{{}}\t\\N\t{staged_as}\n"), "{cell}");
+        }
+    }
+    for cell in ["perhaps", "2", "?"] {
+        let error = rejection(format!("phone,opt_in\n9876543210,{cell}\n").as_bytes());
+        assert_eq!((error.row, error.column.as_deref()), (2, Some("opt_in")));
+        assert!(error.reason.contains("yes or no"), "{}", error.reason);
+    }
 }

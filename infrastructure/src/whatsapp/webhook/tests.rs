@@ -58,6 +58,7 @@ fn a_full_status_is_read() {
                 category: Some("marketing".to_owned()),
                 pricing_type: Some("regular".to_owned()),
             }),
+            recipient: None,
         }
     );
 }
@@ -201,10 +202,12 @@ fn several_entries_changes_and_kinds_come_in_order() {
         .iter()
         .map(|item| match item {
             WebhookItem::Status(_) => "status",
-            WebhookItem::Inbound { wamid, phone_number_id, .. } => {
-                assert_eq!((wamid.as_str(), phone_number_id.as_str()), ("wamid.in", "106540352242922"));
+            WebhookItem::Inbound(inbound) => {
+                let read = (inbound.wamid.as_str(), inbound.phone_number_id.as_str());
+                assert_eq!(read, ("wamid.in", "106540352242922"));
                 "inbound"
             }
+            WebhookItem::Preference(_) => "preference",
             WebhookItem::Other { .. } => "other",
             WebhookItem::Unreadable { .. } => "unreadable",
         })
@@ -219,7 +222,10 @@ fn fields_without_items_of_ours_are_other() {
     let tap = change(&json!({ "user_actions": [{ "action_type": "marketing_messages_link_click" }] }));
     let mut standby = change(&json!({ "messages": [{ "id": "wamid.in" }] }));
     standby["field"] = json!("standby\u{0}");
-    assert_eq!(items(&[system_error, tap, standby]), [other("messages"), other("messages"), other("standby")]);
+    assert_eq!(
+        items(&[system_error, tap, standby]),
+        [other("messages/errors"), other("messages/user_actions"), other("standby")]
+    );
 }
 
 #[test]

@@ -1,0 +1,284 @@
+//! What a contact allows, and how the tenant records it.
+
+use axum::Json;
+use axum::extract::State;
+use chrono::{DateTime, Utc};
+use domain::aggregate::CommandEnvelope;
+use domain::consent::{ConsentCommand, ConsentError, ConsentSource};
+use domain::ids::ContactId;
+use domain::message::Lane;
+use infrastructure::consent::{self, ConsentRecord, ConsentStatement, StandingError};
+use infrastructure::contacts;
+use infrastructure::event_store::{Addressed, CommandError};
+use infrastructure::inbound::{self, InboundMessage};
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::body::{NoFields, OptionalObject};
+use super::contacts::ContactDocument;
+use super::fields::{Faults, Fields};
+use super::path::IdPath;
+use super::problem::{Answer, Problem, chain, of_store};
+use super::state::ApiState;
+
+const WORDING_CHARS_MAX: usize = 2000;
+
+/// A contact with what it allows and what it said.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ContactWithConsent)]
+pub(super) struct ContactWithConsentDocument {
+    #[serde(flatten)]
+    contact: ContactDocument,
+    consent: ConsentDocument,
+    /// What the contact wrote and tapped, the oldest first; the newest 100.
+    inbound: Vec<InboundDocument>,
+}
+
+/// The same after a command.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ConsentAnswer {
+    #[serde(flatten)]
+    contact: ContactWithConsentDocument,
+    /// The place in the log that the command reached.
+    position: i64,
+}
+
+/// What a contact allows.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Consent)]
+pub(super) struct ConsentDocument {
+    /// Did the contact agree to messages, by a recorded word or by an upload?
+    opted_in: bool,
+    /// Does the contact want no messages at all?
+    opted_out: bool,
+    /// Does the contact want no offers?
+    marketing_stopped: bool,
+    /// Why no reminder may be sent, if none may: `opted_out` or `erased`.
+    utility_refused: Option<&'static str>,
+    /// Why no offer may be sent, if none may: `opted_out`, `marketing_stopped` or `erased`.
+    marketing_refused: Option<&'static str>,
+    /// What the uploads say of the contact's agreement; null where no upload has named it.
+    uploaded_opt_in: Option<bool>,
+    uploaded_at: Option<DateTime<Utc>>,
+    /// When a message could not be delivered; campaigns leave the contact out for a while.
+    undeliverable_at: Option<DateTime<Utc>>,
+    /// When WhatsApp withheld an offer; campaigns with offers leave the contact out for a while.
+    cooling_at: Option<DateTime<Utc>>,
+    history: Vec<ConsentStatementDocument>,
+}
+
+/// One word about consent.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ConsentStatement)]
+pub(super) struct ConsentStatementDocument {
+    position: i64,
+    /// When it was said.
+    at: DateTime<Utc>,
+    /// `OptedIn`, `OptedOut`, `MarketingStopped`, `MarketingResumed` or `ContactErased`.
+    event: String,
+    /// `upload`, `keyword`, `user_preferences`, `provider_refusal`, `api` or `operator`.
+    source: Option<&'static str>,
+    /// What the contact was shown.
+    wording: Option<String>,
+}
+
+/// Something that a contact wrote or tapped.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InboundMessage)]
+pub(super) struct InboundDocument {
+    at: DateTime<Utc>,
+    /// WhatsApp's name of the kind: `text`, `button`, `interactive`, `image` and so on.
+    kind: String,
+    /// What was written, or the title of what was tapped.
+    text: Option<String>,
+    /// The payload or id of what was tapped.
+    payload: Option<String>,
+    /// The message that it answers, if that is one of ours.
+    message_id: Option<Uuid>,
+}
+
+impl From<InboundMessage> for InboundDocument {
+    fn from(inbound: InboundMessage) -> Self {
+        let InboundMessage { at, kind, text, payload, message_id } = inbound;
+        Self { at, kind, text, payload, message_id }
+    }
+}
+
+impl From<ConsentStatement> for ConsentStatementDocument {
+    fn from(statement: ConsentStatement) -> Self {
+        let ConsentStatement { position, at, event, source, wording } = statement;
+        Self { position, at, event, source: source.map(ConsentSource::name), wording }
+    }
+}
+
+impl From<ConsentRecord> for ConsentDocument {
+    fn from(record: ConsentRecord) -> Self {
+        let refused = |lane| record.consent.refusal(lane).map(|reason| reason.name());
+        Self {
+            opted_in: !record.consent.opted_out()
+                && (record.consent.opted_in() || record.uploaded_opt_in == Some(true)),
+            opted_out: record.consent.opted_out(),
+            marketing_stopped: record.consent.marketing_stopped(),
+            utility_refused: refused(Lane::Utility),
+            marketing_refused: refused(Lane::Marketing),
+            uploaded_opt_in: record.uploaded_opt_in,
+            uploaded_at: record.uploaded_at,
+            undeliverable_at: record.undeliverable_at,
+            cooling_at: record.cooling_at,
+            history: record.statements.into_iter().map(ConsentStatementDocument::from).collect(),
+        }
+    }
+}
+
+/// Shows a contact with its consent and what it said.
+#[utoipa::path(
+    get,
+    path = "/v1/contacts/{id}",
+    tag = "contacts",
+    operation_id = "get_contact",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = ContactWithConsentDocument))
+)]
+pub(super) async fn get(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+) -> Answer<Json<ContactWithConsentDocument>> {
+    find(&state, &caller, ContactId(id)).await.map(Json)
+}
+
+/// Records that a contact wants no messages at all. What is queued for it is cancelled.
+#[utoipa::path(
+    post,
+    path = "/v1/contacts/{id}/opt-out",
+    tag = "contacts",
+    operation_id = "opt_out_contact",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = ConsentAnswer))
+)]
+pub(super) async fn opt_out(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+    _: NoFields,
+) -> Answer<Json<ConsentAnswer>> {
+    give(&state, &caller, id, |source, said_at| ConsentCommand::OptOut { source, said_at }).await
+}
+
+/// Records that a contact wants no offers; reminders still come. Offers that are queued for it are cancelled.
+#[utoipa::path(
+    post,
+    path = "/v1/contacts/{id}/stop-marketing",
+    tag = "contacts",
+    operation_id = "stop_marketing_to_contact",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = ConsentAnswer))
+)]
+pub(super) async fn stop_marketing(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+    _: NoFields,
+) -> Answer<Json<ConsentAnswer>> {
+    give(&state, &caller, id, |source, said_at| ConsentCommand::StopMarketing { source, said_at }).await
+}
+
+/// Records that a contact wants offers again. An opt-out is lifted by the contact alone: then this answers 409.
+#[utoipa::path(
+    post,
+    path = "/v1/contacts/{id}/resume-marketing",
+    tag = "contacts",
+    operation_id = "resume_marketing_to_contact",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = ConsentAnswer))
+)]
+pub(super) async fn resume_marketing(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+    _: NoFields,
+) -> Answer<Json<ConsentAnswer>> {
+    give(&state, &caller, id, |source, said_at| ConsentCommand::ResumeMarketing { source, said_at }).await
+}
+
+/// What an opt-in may say.
+#[derive(ToSchema)]
+#[schema(as = OptIn)]
+#[expect(dead_code, reason = "the shape for the description; the fields are read one by one")]
+pub(super) struct OptInRequest {
+    /// What the contact was shown when it agreed, without names and numbers: it becomes part of the log. At most 2000
+    /// characters.
+    wording: Option<String>,
+}
+
+/// Records that a contact agreed to messages. An opt-out is lifted by the contact alone: then this answers 409.
+#[utoipa::path(
+    post,
+    path = "/v1/contacts/{id}/opt-in",
+    tag = "contacts",
+    operation_id = "opt_in_contact",
+    params(("id" = Uuid, Path)),
+    request_body = Option<OptInRequest>,
+    responses((status = 200, body = ConsentAnswer))
+)]
+pub(super) async fn opt_in(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+    OptionalObject(body): OptionalObject,
+) -> Answer<Json<ConsentAnswer>> {
+    let mut faults = Faults::default();
+    let wording = Fields::of(body, "", &["wording"], &mut faults).text("wording", &mut faults);
+    if wording.as_ref().is_some_and(|wording| wording.chars().count() > WORDING_CHARS_MAX) {
+        faults.push("wording", format!("may have {WORDING_CHARS_MAX} characters"));
+    }
+    faults.check()?;
+    give(&state, &caller, id, |source, said_at| ConsentCommand::OptIn { source, wording, said_at }).await
+}
+
+async fn give(
+    state: &ApiState,
+    caller: &Caller,
+    id: Uuid,
+    command: impl FnOnce(ConsentSource, DateTime<Utc>) -> ConsentCommand,
+) -> Answer<Json<ConsentAnswer>> {
+    // Any command may be the first of a contact's consent, so that whose it is has to be asked before.
+    let contact = ContactId(id);
+    if contacts::find_contact(&state.pool, caller.tenant.id, contact).await?.is_none() {
+        return Err(Problem::not_found("contact"));
+    }
+    let now = state.clock.now();
+    let envelope = CommandEnvelope::new(caller.tenant.id, now, command(ConsentSource::Api, now));
+    let given = state.consents.execute(Addressed::new(contact, envelope, caller.actor())).await;
+    let committed = given.map_err(|error| match error {
+        CommandError::Refused(ConsentError::NotFound) => Problem::not_found("contact"),
+        CommandError::Refused(ConsentError::OptedOut) => {
+            Problem::conflict("The contact opted out of everything. Only the contact itself can lift that.")
+        }
+        CommandError::Refused(ConsentError::Erased) => Problem::conflict("The contact was erased."),
+        error => of_store(&error),
+    })?;
+    let position = state.reached(id, &committed).await?;
+    Ok(Json(ConsentAnswer { contact: find(state, caller, contact).await?, position }))
+}
+
+async fn find(state: &ApiState, caller: &Caller, id: ContactId) -> Answer<ContactWithConsentDocument> {
+    let tenant = caller.tenant.id;
+    let contact = contacts::find_contact(&state.pool, tenant, id).await?;
+    let record = consent::record_of(&state.pool, tenant, id).await.map_err(|error| match error {
+        StandingError::Database(error) => Problem::from(error),
+        error @ StandingError::Unreadable { .. } => {
+            tracing::error!(error = chain(&error), "a contact cannot be shown");
+            Problem::internal()
+        }
+    })?;
+    let (Some(contact), Some(record)) = (contact, record) else { return Err(Problem::not_found("contact")) };
+    let inbound = inbound::of_contact(&state.pool, tenant, id).await?;
+    Ok(ContactWithConsentDocument {
+        contact: contact.into(),
+        consent: record.into(),
+        inbound: inbound.into_iter().map(InboundDocument::from).collect(),
+    })
+}
