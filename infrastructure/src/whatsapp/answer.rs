@@ -213,7 +213,7 @@ mod tests {
                 code: 190,
                 after: RetryLadder::default().stalled,
                 scope: RetryScope::Contact,
-                pause: Some(PauseScope::Sender)
+                pause: Some(PauseScope::Account)
             }
         );
         assert_eq!(

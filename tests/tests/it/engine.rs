@@ -375,6 +375,18 @@ impl Engine {
         ledger
     }
 
+    /// Changes what the sandbox does.
+    pub(crate) async fn sandbox(&self, settings: &Value) {
+        let request = self.http.patch(format!("{}/_control", self.sandbox_url)).json(settings);
+        let (status, answer) = send(request).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+    }
+
+    /// All events that there are.
+    pub(crate) async fn events(&self) -> i64 {
+        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM events"#).fetch_one(&self.database.pool).await.unwrap()
+    }
+
     pub(crate) fn token(&self) -> &str {
         &self.token
     }

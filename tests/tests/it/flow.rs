@@ -193,7 +193,7 @@ async fn a_refused_token_stalls_the_run_until_a_person_has_acted() {
     let stalled = engine
         .run_when(&run, "the run is stalled", |run| run["status"] == "stalled" && run["counts"]["dispatching"] == 0)
         .await;
-    assert_eq!((&stalled["stall_reason"], &stalled["counts"]["pending"]), (&json!("sender_refused"), &json!(200)));
+    assert_eq!((&stalled["stall_reason"], &stalled["counts"]["pending"]), (&json!("account_refused"), &json!(200)));
     assert_eq!(engine.ledger().await["accepted"], 0);
 
     engine.set_access_token("the right token").await;
