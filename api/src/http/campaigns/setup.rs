@@ -40,9 +40,21 @@ async fn check_template(
         let reason = format!("the template is {} at WhatsApp; only an approved one can be sent", template.status);
         faults.push("template_id", reason);
     }
-    for variable in template.variables.iter().filter(|variable| !definition.parameters.contains_key(*variable)) {
-        let reason = format!("the template {} has this variable, and nothing says what to put there", template.name);
-        faults.push(format!("parameters.{variable}"), reason);
+    let content = match domain::template::Template::parse(&template.components) {
+        Ok(content) => content,
+        Err(error) => {
+            faults
+                .push("template_id", format!("the template {} cannot be sent by this release: {error}", template.name));
+            return Ok(());
+        }
+    };
+    for slot in content.slots().iter().filter(|slot| slot.required && !definition.parameters.contains_key(&slot.name)) {
+        let reason = format!(
+            "the template {} has this variable, which takes {}, and nothing says what to put there; map it to an attribute \
+             or a value",
+            template.name, slot.kind
+        );
+        faults.push(format!("parameters.{}", slot.name), reason);
     }
     Ok(())
 }
