@@ -1,5 +1,7 @@
 //! `ektola sender`: the WhatsApp numbers from which tenants send.
 
+mod set;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,7 @@ use infrastructure::tenants::{self, Tenant};
 use serde::Serialize;
 use sqlx::PgPool;
 
+pub use self::set::SetArgs;
 use super::context::{Context, DATABASE_VARIABLE, secret_argument, variable};
 use super::error::{Failure, UsageError};
 use super::installation::Installation;
@@ -23,7 +26,8 @@ pub enum SenderCommand {
     ///
     /// Arguments show in process lists and shell histories: give secrets by file or by environment.
     Add(Box<AddArgs>),
-    /// Change how many messages per second a number may send; takes effect within 1 s.
+    /// Change how a number sends: its rate, its version of the Graph API, the endpoint of its offers; takes effect
+    /// within 1 s.
     Set(SetArgs),
     /// List all numbers, without their secrets.
     List,
@@ -69,15 +73,6 @@ pub struct AddArgs {
     tenant: Option<String>,
 }
 
-#[derive(Debug, clap::Args)]
-pub struct SetArgs {
-    /// The id that WhatsApp gives the number.
-    phone_number_id: String,
-    /// Messages per second that WhatsApp permits the number, 1 to 1000.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rate: u32,
-}
-
 #[derive(Serialize)]
 struct SenderAnswer<'a> {
     id: String,
@@ -88,6 +83,14 @@ struct SenderAnswer<'a> {
     base_url: Option<&'a str>,
     rate_per_s: u32,
     sandbox: bool,
+    /// `null`: the key dispatch.api_version.
+    api_version: Option<&'a str>,
+    /// Do offers go through the endpoint for marketing messages?
+    marketing_api: bool,
+    /// `null` without that endpoint.
+    product_policy: Option<&'static str>,
+    /// `null`: as the account is set up at Meta.
+    activity_sharing: Option<bool>,
     /// Do runs that name no sender use it?
     default: bool,
     created_at: DateTime<Utc>,
@@ -103,6 +106,10 @@ impl<'a> SenderAnswer<'a> {
             base_url: sender.base_url.as_deref(),
             rate_per_s: sender.rate_per_s,
             sandbox: sender.sandbox,
+            api_version: sender.api_version.as_deref(),
+            marketing_api: sender.marketing.is_some(),
+            product_policy: sender.marketing.map(|marketing| marketing.product_policy.name()),
+            activity_sharing: sender.marketing.and_then(|marketing| marketing.activity_sharing),
             default,
             created_at: sender.created_at,
         }
@@ -112,7 +119,7 @@ impl<'a> SenderAnswer<'a> {
 pub async fn run(command: SenderCommand, context: &Context) -> anyhow::Result<()> {
     match command {
         SenderCommand::Add(args) => add(*args, context).await,
-        SenderCommand::Set(args) => set(&args, context).await,
+        SenderCommand::Set(args) => set::run(args, context).await,
         SenderCommand::List => list(context).await,
     }
 }
@@ -166,16 +173,11 @@ async fn store(
     }
 }
 
-async fn set(args: &SetArgs, context: &Context) -> anyhow::Result<()> {
-    let sender = context
-        .on_installation(async |installation: &Installation| {
-            senders::set_rate(&installation.pool, &args.phone_number_id, args.rate).await.map_err(refused)
-        })
-        .await?;
-    let answer = serde_json::json!({"phone_number_id": sender.phone_number_id, "rate_per_s": sender.rate_per_s});
-    context
-        .out
-        .answer(&answer, |_| format!("{} may send {} messages/s.", sender.phone_number_id, count(sender.rate_per_s)))
+fn offers(sender: &SenderAnswer<'_>) -> String {
+    match sender.product_policy {
+        Some(policy) => format!("marketing_messages ({policy})"),
+        None => "messages".to_owned(),
+    }
 }
 
 async fn list(context: &Context) -> anyhow::Result<()> {
@@ -209,6 +211,8 @@ async fn list(context: &Context) -> anyhow::Result<()> {
             ("account", Align::Left),
             ("messages/s", Align::Right),
             ("sends to", Align::Left),
+            ("API version", Align::Left),
+            ("offers through", Align::Left),
             ("default", Align::Left),
             ("added", Align::Left),
         ]);
@@ -220,6 +224,8 @@ async fn list(context: &Context) -> anyhow::Result<()> {
                 answer.waba_id.to_owned(),
                 count(answer.rate_per_s),
                 destination(answer),
+                answer.api_version.unwrap_or("default").to_owned(),
+                offers(answer),
                 if answer.default { "yes" } else { "no" }.to_owned(),
                 instant(answer.created_at, zone),
             ]);
@@ -253,6 +259,7 @@ fn refused(error: SenderError) -> anyhow::Error {
             UsageError::new(format!("--{} {error}", field.replace('_', "-"))).into()
         }
         SenderError::BadBaseUrl => UsageError::new(format!("--base-url {error}")).into(),
+        SenderError::BadApiVersion => UsageError::new(format!("--api-version {error}")).into(),
         SenderError::RateOutOfRange => UsageError::new(format!("--rate {error}")).into(),
         SenderError::UnknownSender { .. } => {
             Failure::new(error.to_string()).next("ektola sender list shows those that there are").into()
