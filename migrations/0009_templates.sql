@@ -38,7 +38,7 @@ CREATE TABLE template_changes (
     -- NULL where there was none, and for components, which are too long to show.
     from_value  text,
     to_value    text,
-    source      text NOT NULL CONSTRAINT template_changes_source_check CHECK (source IN ('sync', 'webhook', 'send')),
+    source      text NOT NULL CONSTRAINT template_changes_source_check CHECK (source IN ('sync', 'webhook')),
     -- Meta's word for why, such as FIRST_PAUSE.
     detail      text,
     -- News that is delivered again is one change.
@@ -64,9 +64,11 @@ CREATE TABLE template_runs (
     run_id      uuid CONSTRAINT template_runs_pkey PRIMARY KEY,
     tenant_id   uuid NOT NULL,
     template_id uuid NOT NULL,
+    -- `waiting`: stalled since the template is not approved; `refused`: stalled since WhatsApp refused it as paused;
+    -- `held`: paused, or stalled for something else.
     state       text NOT NULL CONSTRAINT template_runs_state_check
-        -- `held`: paused, or stalled for something else than the template.
-        CHECK (state IN ('running', 'waiting', 'held'))
+        CHECK (state IN ('running', 'waiting', 'refused', 'held')),
+    since       timestamptz NOT NULL
 );
 CREATE INDEX template_runs_template ON template_runs (template_id);
 

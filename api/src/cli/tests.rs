@@ -29,6 +29,8 @@ fn every_subcommand_parses() {
         "sender set 123 --rate 250",
         "sender set 123 --api-version v24.0 --marketing-api on --product-policy strict --activity-sharing default",
         "sender list",
+        "templates sync --tenant Mehta --allow-provider-base-url",
+        "templates list",
         "contacts import contacts.csv --tenant Mehta",
         "projections list",
         "projections status",

@@ -72,6 +72,8 @@ pub enum StallReason {
     SenderRefused { code: i32 },
     /// WhatsApp refuses the template.
     TemplateRefused { code: i32 },
+    /// Meta says that the template has this status, in which it cannot be sent.
+    TemplateNotApproved { status: String },
     /// The campaign's template or sender no longer exists.
     SetupMissing,
 }
@@ -81,6 +83,7 @@ impl StallReason {
         match self {
             Self::SenderRefused { .. } => "sender_refused",
             Self::TemplateRefused { .. } => "template_refused",
+            Self::TemplateNotApproved { .. } => "template_not_approved",
             Self::SetupMissing => "setup_missing",
         }
     }

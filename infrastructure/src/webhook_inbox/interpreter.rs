@@ -22,11 +22,12 @@ use uuid::Uuid;
 use super::applying::apply;
 use super::owners::Owners;
 use super::pending::{Body, Pending, Rest, Step, StepLimits};
-use super::reading::{Contents, read};
+use super::reading::{Contents, VerifiedNews, read};
 use crate::clock::Clock;
 use crate::event_store::{CommandError, MessageStore};
 use crate::lease;
 use crate::postgres::is_refusal;
+use crate::templates::news;
 
 #[derive(Debug, Clone)]
 pub struct InterpreterConfig {
@@ -328,6 +329,11 @@ impl Work {
         let mut rest = Rest { parked: contents.parked, waiting: Vec::new(), inbound: contents.inbound };
         if !contents.located.is_empty() {
             apply(pool, messages, contents.located, now, &mut rest).await?;
+        }
+        for VerifiedNews { place, senders, news } in contents.templates {
+            if news::apply(pool, &senders, &news, now).await? == news::Applied::Foreign {
+                rest.parked.push(place.parked(None, "foreign: signed with the secret of another account"));
+            }
         }
         self.pending.end(step, rest, now).await?;
         Ok(())

@@ -2,11 +2,12 @@
 
 use chrono::{DateTime, Utc};
 use domain::ids::{SenderId, TenantId};
+use uuid::Uuid;
 
 use super::owners::OwnersByNumber;
 use super::pending::Body;
 use crate::dead_letters::{Parked, Source};
-use crate::whatsapp::webhook::{StatusItem, WebhookItem, parse};
+use crate::whatsapp::webhook::{StatusItem, TemplateNews, WebhookItem, parse};
 
 /// Where a status came from. The same body always gives each item the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,10 +32,18 @@ pub(super) struct Located {
     pub(super) status: StatusItem,
 }
 
+/// News about a template, with the senders whose secret signed it.
+pub(super) struct VerifiedNews {
+    pub(super) place: Place,
+    pub(super) senders: Vec<Uuid>,
+    pub(super) news: TemplateNews,
+}
+
 /// What bodies hold.
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) located: Vec<Located>,
+    pub(super) templates: Vec<VerifiedNews>,
     pub(super) parked: Vec<Parked>,
     /// Messages from users, which count against the rate of the number that they reached: when each was sent.
     pub(super) inbound: Vec<(SenderId, DateTime<Utc>)>,
@@ -70,6 +79,10 @@ impl Contents {
                     let owner = owners.get(&phone_number_id);
                     let believed = owner.filter(|owner| body.verified_senders.contains(&owner.sender_id.0));
                     self.inbound.extend(believed.map(|owner| (owner.sender_id, at)));
+                }
+                WebhookItem::Template(news) => {
+                    let senders = body.verified_senders.clone();
+                    self.templates.push(VerifiedNews { place, senders, news });
                 }
                 WebhookItem::Other { .. } => {}
                 WebhookItem::Unreadable { reason, .. } => self.parked.push(place.parked(None, reason.to_string())),

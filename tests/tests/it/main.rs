@@ -16,4 +16,5 @@ mod poison;
 mod process;
 mod queue;
 mod recurrence;
+mod templates;
 mod webhooks;

@@ -123,6 +123,11 @@ mod tests {
             status: "APPROVED".to_owned(),
             components: json!([{"type": "BODY", "text": variables.iter().map(|v| format!("{{{{{v}}}}} ")).collect::<String>() + "."}]),
             variables: variables.iter().map(|&name| name.to_owned()).collect(),
+            parameter_format: "POSITIONAL".to_owned(),
+            quality_score: None,
+            waba_id: None,
+            provider_id: None,
+            synced_at: None,
             created_at: DateTime::UNIX_EPOCH,
         }
     }

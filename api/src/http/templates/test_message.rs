@@ -83,7 +83,7 @@ pub(in crate::http) async fn test(
         Some(message) if faults.is_empty() => message,
         _ => return Err(faults.into_problem()),
     };
-    if template.status != "APPROVED" {
+    if !template.is_approved() {
         return Err(Problem::conflict(format!(
             "The template is {} at WhatsApp; only an approved one can be sent.",
             template.status
@@ -218,6 +218,11 @@ mod tests {
             status: "APPROVED".to_owned(),
             components: json!([{"type": "BODY", "text": variables.iter().map(|v| format!("{{{{{v}}}}} ")).collect::<String>() + "."}]),
             variables: variables.iter().map(|&name| name.to_owned()).collect(),
+            parameter_format: "POSITIONAL".to_owned(),
+            quality_score: None,
+            waba_id: None,
+            provider_id: None,
+            synced_at: None,
             created_at: DateTime::UNIX_EPOCH,
         }
     }
