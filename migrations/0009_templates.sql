@@ -40,10 +40,11 @@ CREATE TABLE template_changes (
     to_value    text,
     source      text NOT NULL CONSTRAINT template_changes_source_check CHECK (source IN ('sync', 'webhook')),
     -- Meta's word for why, such as FIRST_PAUSE.
-    detail      text,
-    -- News that is delivered again is one change.
-    CONSTRAINT template_changes_once_key UNIQUE NULLS NOT DISTINCT (template_id, what, at, from_value, to_value)
+    detail      text
 );
+-- News that is delivered again is one change.
+CREATE UNIQUE INDEX template_changes_once
+    ON template_changes (template_id, what, at, coalesce(from_value, ''), coalesce(to_value, ''));
 
 -- When the templates of an account are read again. A row belongs to a tenant, since the token is the tenant's.
 CREATE TABLE template_syncs (

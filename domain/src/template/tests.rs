@@ -17,7 +17,7 @@ fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_796_000_000, 0).expect("a valid time")
 }
 
-fn card(buttons: Value) -> Value {
+fn card(buttons: &Value) -> Value {
     let mut components = vec![json!({"type": "HEADER", "format": "IMAGE"})];
     if buttons.as_array().is_some_and(|buttons| !buttons.is_empty()) {
         components.push(json!({"type": "BUTTONS", "buttons": buttons}));
@@ -87,22 +87,22 @@ fn components_that_cannot_be_sent_are_refused_with_their_reason() {
         ),
         (with_body(json!({"type": "BUTTONS"})), no_list("BUTTONS component", "buttons")),
         (
-            with_buttons(json!([{"type": "QUICK_REPLY"}, {"type": "DANCE"}])),
+            with_buttons(&json!([{"type": "QUICK_REPLY"}, {"type": "DANCE"}])),
             TemplateError::ButtonType { part: "button 1".to_owned(), found: "DANCE".to_owned() },
         ),
         (
-            with_buttons(json!(vec![json!({"type": "QUICK_REPLY"}); 11])),
+            with_buttons(&json!(vec![json!({"type": "QUICK_REPLY"}); 11])),
             TemplateError::TooManyButtons { found: 11, max: 10 },
         ),
         (with_body(json!({"type": "CAROUSEL"})), no_list("CAROUSEL component", "cards")),
-        (with_cards(json!([card(json!([]))])), TemplateError::CardCount { found: 1, min: 2, max: 10 }),
-        (with_cards(json!([card(json!([])), {}])), no_list("card 1", "components")),
+        (with_cards(json!([card(&json!([]))])), TemplateError::CardCount { found: 1, min: 2, max: 10 }),
+        (with_cards(json!([card(&json!([])), {}])), no_list("card 1", "components")),
         (
-            with_cards(json!([card(json!([])), {"components": [{"type": "BODY", "text": "x"}]}])),
+            with_cards(json!([card(&json!([])), {"components": [{"type": "BODY", "text": "x"}]}])),
             TemplateError::CardHeader { part: "card 1".to_owned() },
         ),
         (
-            with_cards(json!([card(json!([])), {"components": [{"type": "FOOTER", "text": "x"}]}])),
+            with_cards(json!([card(&json!([])), {"components": [{"type": "FOOTER", "text": "x"}]}])),
             TemplateError::UnknownType {
                 part: "card 1 component 1".to_owned(),
                 found: "FOOTER".to_owned(),
@@ -110,7 +110,7 @@ fn components_that_cannot_be_sent_are_refused_with_their_reason() {
             },
         ),
         (
-            with_cards(json!([card(json!([])), card(json!([{"type": "URL", "url": "https://x.example/{{2}}"}]))])),
+            with_cards(json!([card(&json!([])), card(&json!([{"type": "URL", "url": "https://x.example/{{2}}"}]))])),
             TemplateError::NumberMissing { part: "card 1 button 0".to_owned(), missing: 1 },
         ),
         (
@@ -122,7 +122,7 @@ fn components_that_cannot_be_sent_are_refused_with_their_reason() {
             TemplateError::TextMissing { part: "limited-time offer".to_owned(), field: "limited_time_offer" },
         ),
         (
-            with_buttons(json!([{"type": "URL", "text": "Pay"}])),
+            with_buttons(&json!([{"type": "URL", "text": "Pay"}])),
             TemplateError::TextMissing { part: "button 0".to_owned(), field: "url" },
         ),
         (json!([{"type": "BODY"}]), TemplateError::TextMissing { part: "body".to_owned(), field: "text" }),
@@ -146,7 +146,7 @@ fn components_that_cannot_be_sent_are_refused_with_their_reason() {
             TemplateError::TooManyVariables { part: "header".to_owned() },
         ),
         (
-            with_buttons(json!([{"type": "URL", "url": "https://x.example/{{1}}/{{1}}"}])),
+            with_buttons(&json!([{"type": "URL", "url": "https://x.example/{{1}}/{{1}}"}])),
             TemplateError::TooManyVariables { part: "button 0".to_owned() },
         ),
         (body("Dear {{1}"), braces("body")),
@@ -217,7 +217,7 @@ fn with_header(format: &str) -> Value {
     json!([{"type": "HEADER", "format": format}, {"type": "BODY", "text": "Hello"}])
 }
 
-fn with_buttons(buttons: Value) -> Value {
+fn with_buttons(buttons: &Value) -> Value {
     json!([{"type": "BODY", "text": "Hello"}, {"type": "BUTTONS", "buttons": buttons}])
 }
 
@@ -253,7 +253,7 @@ fn a_location_header_takes_its_four_values() {
 fn each_kind_of_button_is_sent_in_its_shape() {
     let button = |sub_type: &str, index: &str, parameter: Value| json!([{"type": "button", "sub_type": sub_type, "index": index, "parameters": [parameter]}]);
     let plain = json!({"type": "PHONE_NUMBER", "phone_number": "+912266778899"});
-    let second = |kind: Value| with_buttons(json!([plain, kind]));
+    let second = |kind: Value| with_buttons(&json!([plain, kind]));
     let payload = second(json!({"type": "QUICK_REPLY", "text": "Paid"}));
     let optional = ["button.1.payload"];
     sends(&payload, &[], &optional, &[], json!([]));
@@ -286,14 +286,14 @@ fn flows_and_catalogues_are_sent_in_their_shapes() {
         let parameters = json!([{"type": "action", "action": action}]);
         json!([{"type": "button", "sub_type": sub_type, "index": "0", "parameters": parameters}])
     };
-    let flow = with_buttons(json!([{"type": "FLOW", "flow_id": "1"}]));
+    let flow = with_buttons(&json!([{"type": "FLOW", "flow_id": "1"}]));
     let optional = ["button.0.flow_token", "button.0.flow_action_data"];
     sends(&flow, &[], &optional, &[], button("flow", json!({"flow_token": "unused"})));
     let given = [("button.0.flow_token", "t1"), ("button.0.flow_action_data", "{\"step\": 2}")];
     let expected = button("flow", json!({"flow_token": "t1", "flow_action_data": {"step": 2}}));
     sends(&flow, &[], &optional, &given, expected);
 
-    let catalog = with_buttons(json!([{"type": "CATALOG"}]));
+    let catalog = with_buttons(&json!([{"type": "CATALOG"}]));
     sends(&catalog, &[], &["button.0.product"], &[], json!([]));
     let expected = button("CATALOG", json!({"thumbnail_product_retailer_id": "ring-1"}));
     sends(&catalog, &[], &["button.0.product"], &[("button.0.product", "ring-1")], expected);
@@ -303,7 +303,7 @@ fn flows_and_catalogues_are_sent_in_their_shapes() {
     let given = [("button.0.product", "ring-1"), ("button.0.sections", text.as_str())];
     let expected = button("mpm", json!({"thumbnail_product_retailer_id": "ring-1", "sections": sections}));
     let required = ["button.0.product", "button.0.sections"];
-    sends(&with_buttons(json!([{"type": "MPM"}])), &required, &[], &given, expected);
+    sends(&with_buttons(&json!([{"type": "MPM"}])), &required, &[], &given, expected);
 }
 
 #[test]
@@ -530,8 +530,8 @@ fn what_cannot_be_sent_to_a_contact_is_told_before_it_is_queued() {
     let image = with_header("IMAGE");
     assert_eq!(fill(&image, &[("header.image", "broken link")]), invalid("header.image", ValueKind::Media));
     // An optional value is left out, but not sent broken.
-    assert_eq!(fill(&with_buttons(json!([{"type": "QUICK_REPLY"}])), &[("button.0.payload", "")]), Ok(()));
-    let flow = with_buttons(json!([{"type": "FLOW"}]));
+    assert_eq!(fill(&with_buttons(&json!([{"type": "QUICK_REPLY"}])), &[("button.0.payload", "")]), Ok(()));
+    let flow = with_buttons(&json!([{"type": "FLOW"}]));
     let name = "button.0.flow_action_data";
     assert_eq!(fill(&flow, &[(name, "x")]), invalid(name, ValueKind::Object));
 
@@ -548,7 +548,7 @@ fn what_cannot_be_sent_to_a_contact_is_told_before_it_is_queued() {
     assert_eq!(fill(&body("Dear {{1}}"), &[("1", &"अ".repeat(1020))]), too_long("body", 1025, 1024));
     let header = json!([{"type": "HEADER", "text": "Hi {{1}}"}, {"type": "BODY", "text": "Hello"}]);
     assert_eq!(fill(&header, &[("header.1", &"x".repeat(58))]), too_long("header", 61, 60));
-    let url = with_buttons(json!([{"type": "URL", "url": "https://x.example/{{1}}"}]));
+    let url = with_buttons(&json!([{"type": "URL", "url": "https://x.example/{{1}}"}]));
     assert_eq!(fill(&url, &[("button.0.1", &"x".repeat(1983))]), too_long("button 0", 2001, 2000));
 }
 

@@ -88,7 +88,7 @@ pub(super) struct NewChange<'a> {
 pub(super) async fn record_in_tx(connection: &mut PgConnection, change: NewChange<'_>) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "INSERT INTO template_changes (template_id, at, what, from_value, to_value, source, detail)
-         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT ON CONSTRAINT template_changes_once_key DO NOTHING",
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
         change.template.0,
         change.at,
         change.what.name(),

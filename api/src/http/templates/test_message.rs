@@ -146,7 +146,7 @@ fn read_values(
             Ok(_) => {}
             Err(error @ (FillError::Missing { .. } | FillError::TooLong { .. })) => faults.push("variables", error),
             Err(FillError::Invalid { name, takes }) => {
-                faults.push(format!("variables.{name}"), format!("takes {takes}"))
+                faults.push(format!("variables.{name}"), format!("takes {takes}"));
             }
         }
     }
