@@ -19,10 +19,11 @@ use infrastructure::fan_out::{FanOut, FanOutConfig, FanOutEffect};
 use infrastructure::inbound::Listener;
 use infrastructure::ready_list::{Feeder, FeederConfig, ReadyListEffect};
 use infrastructure::sagas::{SagaConfig, SagaExecutor};
+use infrastructure::templates::{TemplateRunsEffect, TemplateSync, TemplateWatch};
 use infrastructure::trouble::TroubleEffect;
 use infrastructure::unknown::{UnknownConfig, UnknownEffect, UnknownWindow};
 use infrastructure::webhook_inbox::{BodyPurge, FailureRules, Inbox, InboxConfig, Interpreter, InterpreterConfig};
-use infrastructure::whatsapp::{ClientConfig, WhatsAppClient};
+use infrastructure::whatsapp::WhatsAppClient;
 use infrastructure::{postgres, sagas};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -193,6 +194,7 @@ impl App {
             messages: parts.messages.clone(),
             consents: parts.consents.clone(),
             inbox: Inbox::start(&self.pool, &inbox, &self.stores, &self.stores_stop),
+            templates: parts.templates.clone(),
             progress,
             upload_dir,
             readiness: self.readiness.clone(),
@@ -236,6 +238,15 @@ impl App {
             consents: parts.consents.clone(),
         };
         self.workers.spawn(consent.run(parts.feed.clone(), stop.clone()));
+        self.follow(parts, Arc::new(TemplateRunsEffect));
+        let watch = TemplateWatch {
+            pool: self.pool.clone(),
+            clock: parts.clock.clone(),
+            runs: parts.runs.clone(),
+            poll: parts.config.templates.watch_poll(),
+        };
+        self.workers.spawn(watch.run(stop.clone()));
+        self.workers.spawn(parts.templates.clone().run(stop.clone()));
         let fan_out = FanOut {
             pool: self.pool.clone(),
             clock: parts.clock.clone(),
@@ -309,14 +320,7 @@ impl App {
         if !roles.contains(&Role::Dispatcher) {
             return Ok(());
         }
-        let client = WhatsAppClient::try_new(ClientConfig {
-            connect_timeout: config.dispatch.connect_timeout(),
-            call_timeout: config.dispatch.call_timeout(),
-            api_version: config.dispatch.api_version.clone(),
-            retries: config.retries.ladder(),
-            pool_idle_connections_max: config.dispatch.concurrency_max,
-            ..ClientConfig::default()
-        })?;
+        let client = WhatsAppClient::try_new(config.client())?;
         let path = data.join("journal");
         let (journal, recovered) = CallJournal::open(&path, CALL_JOURNAL_SLOTS)
             .with_context(|| format!("the call journal {} cannot be opened", path.display()))?;
@@ -392,6 +396,7 @@ struct Parts {
     consents: ConsentStore,
     feed: EventFeed,
     queue: Arc<dyn DispatchQueue>,
+    templates: TemplateSync,
 }
 
 impl Parts {
@@ -418,9 +423,11 @@ impl Parts {
                 Arc::new(RabbitmqQueue::new(RabbitmqConfig { url: url.clone(), prefetch }))
             }
         };
+        let templates = config.template_sync(pool.clone(), options.clock.clone(), options.base_url_allowed)?;
         Ok(Self {
             clock: options.clock.clone(),
             config: config.clone(),
+            templates,
             campaigns: CampaignStore::new(pool.clone()),
             runs: CampaignRunStore::new(pool.clone()),
             messages: MessageStore::start(pool, &batch, &app.stores, &app.stores_stop),

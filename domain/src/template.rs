@@ -2,22 +2,32 @@
 //!
 //! A template is read once, by the same code, wherever it is needed: when it is recorded, when a run freezes it, when
 //! a message is sent. So what was accepted can always be sent, and a person's preview is what WhatsApp shows.
+//!
+//! Everything that a send request can fill has a name: `1` or `name` in the body, `header.1` in the header, `header.image`
+//! for its picture, `button.0.1` by the place of the button among all buttons, `card.0.button.0.payload` for a card of
+//! a carousel. `slots` is the one list of them.
 
 mod parse;
+mod request;
+mod slots;
 #[cfg(test)]
 mod tests;
+mod text;
+mod value;
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use serde_json::Value;
 use thiserror::Error;
 
-use self::parse::{Template, Text, Variable};
-use crate::campaign::ParameterMapping;
+use self::parse::{HEADER_CHARS_MAX, Header, Part, URL_CHARS_MAX};
+pub use self::slots::Slot;
+use self::text::Text;
+pub use self::value::{BadValue, ValueKind, clean};
+use crate::campaign::{ParameterMapping, ParameterSource};
 
 pub const BODY_CHARS_MAX: usize = 1024;
-/// WhatsApp refuses a value with more spaces in a row.
-const SPACES_IN_A_ROW_MAX: usize = 4;
 
 /// Why components are not a template that can be sent. `part` is the component or the button meant.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -30,17 +40,25 @@ pub enum TemplateError {
     #[error("there is more than one {part} component")]
     Repeated { part: String },
     /// A component without a `type`, or one that is not an object.
-    #[error("component {number} has no type; known types are HEADER, BODY, FOOTER, BUTTONS")]
-    NoType { number: usize },
-    #[error("component type {found:?} is not known; known types are HEADER, BODY, FOOTER, BUTTONS")]
-    UnknownType { found: String },
-    #[error("a header of the format {found:?} cannot be sent yet; only TEXT headers can")]
-    HeaderFormat { found: String },
-    /// The BUTTONS component holds no list of buttons.
-    #[error("the BUTTONS component needs a list \"buttons\"")]
-    NoButtons,
-    #[error("a button of the type {found:?} cannot be sent yet; URL, QUICK_REPLY and PHONE_NUMBER buttons can")]
-    ButtonType { found: String },
+    #[error("{part} has no type; known types are {known}")]
+    NoType { part: String, known: String },
+    #[error("{part} has the type {found:?}, which is not known there; known types are {known}")]
+    UnknownType { part: String, found: String, known: String },
+    #[error("the {part} has the format {found:?}; TEXT, IMAGE, VIDEO, DOCUMENT and LOCATION can be sent")]
+    HeaderFormat { part: String, found: String },
+    #[error("the {part} needs a list \"{field}\"")]
+    NoList { part: String, field: &'static str },
+    #[error(
+        "{part} has the type {found:?}; QUICK_REPLY, URL, PHONE_NUMBER, COPY_CODE, OTP, FLOW, CATALOG, MPM, VOICE_CALL and \
+         REQUEST_CONTACT_INFO buttons can be sent"
+    )]
+    ButtonType { part: String, found: String },
+    #[error("there are {found} buttons; WhatsApp allows {max}")]
+    TooManyButtons { found: usize, max: usize },
+    #[error("the carousel has {found} cards; WhatsApp allows {min} to {max}")]
+    CardCount { found: usize, min: usize, max: usize },
+    #[error("{part} needs a HEADER of the format IMAGE or VIDEO")]
+    CardHeader { part: String },
     /// A component has no text, or a URL button no `url`.
     #[error("the {part} has no {field}")]
     TextMissing { part: String, field: &'static str },
@@ -61,125 +79,188 @@ pub enum TemplateError {
     TooManyVariables { part: String },
 }
 
-/// Why a send request cannot be made from a template.
+/// Why a template cannot be filled for one contact. Names variables and parts, never values.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FillError {
+    /// WhatsApp refuses a message without a value for it, or with an empty one.
+    #[error("the variable {name} has no value")]
+    Missing { name: String },
+    #[error("the variable {name} has a value that cannot be sent; it takes {takes}")]
+    Invalid { name: String, takes: ValueKind },
+    /// WhatsApp counts the text with its values.
+    #[error("the {part} has {chars} characters with its values; WhatsApp allows {chars_max}")]
+    TooLong { part: String, chars: usize, chars_max: usize },
+}
+
+/// Why a send request cannot be made from a template.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RequestError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     #[error(transparent)]
-    Missing(#[from] MissingVariable),
+    Fill(#[from] FillError),
 }
 
-/// A variable has no value; WhatsApp refuses a message with an empty one.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("the variable {name} has no value")]
-pub struct MissingVariable {
-    pub name: String,
+/// How a template's texts name their variables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterFormat {
+    Positional,
+    Named,
 }
 
-/// The names of a template's variables, each once: those of the body in order of their first appearance (`1` or
-/// `name`), then the header's (`header.1` or `header.name`), then one for each URL button (`button.0.1`, by the place
-/// of the button among all buttons).
+impl ParameterFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Positional => "POSITIONAL",
+            Self::Named => "NAMED",
+        }
+    }
+}
+
+/// A template of which every part can be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template {
+    part: Part,
+    /// Does each message say when the offer ends?
+    has_expiry: bool,
+    /// The cards of a carousel.
+    cards: Vec<Part>,
+    slots: Vec<Slot>,
+}
+
+impl Template {
+    pub fn parse(components: &Value) -> Result<Self, TemplateError> {
+        parse::parse(components)
+    }
+
+    /// Everything that can be filled, each once: the body's in order of first appearance, the header's, the buttons',
+    /// the offer's, and the same for each card.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    pub fn slot(&self, name: &str) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.name == name)
+    }
+
+    /// The names of those that WhatsApp wants.
+    pub fn variables(&self) -> Vec<String> {
+        self.names(true)
+    }
+
+    /// The names of those that may be left out.
+    pub fn optional_variables(&self) -> Vec<String> {
+        self.names(false)
+    }
+
+    fn names(&self, required: bool) -> Vec<String> {
+        self.slots.iter().filter(|slot| slot.required == required).map(|slot| slot.name.clone()).collect()
+    }
+
+    /// Named only if a text has a name in it.
+    pub fn parameter_format(&self) -> ParameterFormat {
+        if self.texts().flat_map(Text::variables).any(|variable| !variable.is_number()) {
+            ParameterFormat::Named
+        } else {
+            ParameterFormat::Positional
+        }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        std::iter::once(&self.part).chain(&self.cards)
+    }
+
+    /// Headers and bodies.
+    fn texts(&self) -> impl Iterator<Item = &Text> {
+        self.parts().flat_map(|part| {
+            let header = part.header.as_ref().and_then(|header| match header {
+                Header::Text(text) => Some(text),
+                Header::Media(_) | Header::Location => None,
+            });
+            header.into_iter().chain(&part.body)
+        })
+    }
+
+    /// The values for one contact, in the form in which they are sent: the mapped attribute or else the fallback, or
+    /// the constant. `at` is when the message is made; an offer must end later.
+    pub fn fill(
+        &self,
+        mapping: &ParameterMapping,
+        attributes: &BTreeMap<String, String>,
+        at: DateTime<Utc>,
+    ) -> Result<BTreeMap<String, String>, FillError> {
+        let mut values = BTreeMap::new();
+        for slot in &self.slots {
+            match mapping.get(&slot.name).and_then(|source| source.value(attributes)) {
+                Some(text) => drop(values.insert(slot.name.clone(), slot.read(text, at)?)),
+                None if slot.required => return Err(FillError::Missing { name: slot.name.clone() }),
+                None => {}
+            }
+        }
+        self.check_lengths(&values)?;
+        Ok(values)
+    }
+
+    /// Values that were given one by one, in the form in which they are sent.
+    pub fn fill_with(
+        &self,
+        given: &BTreeMap<String, String>,
+        at: DateTime<Utc>,
+    ) -> Result<BTreeMap<String, String>, FillError> {
+        let constant =
+            |(name, value): (&String, &String)| (name.clone(), ParameterSource::Constant { value: value.clone() });
+        self.fill(&given.iter().map(constant).collect(), &BTreeMap::new(), at)
+    }
+
+    fn check_lengths(&self, values: &BTreeMap<String, String>) -> Result<(), FillError> {
+        let check = |text: &Text, prefix: &str, part: String, chars_max: usize| {
+            let chars = text.filled(prefix, values).chars().count();
+            if chars > chars_max { Err(FillError::TooLong { part, chars, chars_max }) } else { Ok(()) }
+        };
+        for part in self.parts() {
+            let (prefix, label) = (&part.prefix, &part.label);
+            if let Some(body) = &part.body {
+                check(body, prefix, format!("{label}body"), part.body_chars_max)?;
+            }
+            if let Some(Header::Text(text)) = &part.header {
+                check(text, &format!("{prefix}header."), format!("{label}header"), HEADER_CHARS_MAX)?;
+            }
+            for (index, button) in part.buttons.iter().enumerate() {
+                if let parse::Button::Url(url) = button {
+                    check(url, &format!("{prefix}button.{index}."), format!("{label}button {index}"), URL_CHARS_MAX)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The `template.components` of a send request. Components without variables are left out, as WhatsApp wants it.
+    pub fn request(&self, values: &BTreeMap<String, String>) -> Result<Vec<Value>, FillError> {
+        request::components(self, values)
+    }
+
+    /// The body as its reader sees it. A variable without a value stays as it is written.
+    pub fn preview(&self, values: &BTreeMap<String, String>) -> String {
+        self.part.body.as_ref().map(|body| body.filled("", values)).unwrap_or_default()
+    }
+}
+
+impl Slot {
+    fn read(&self, text: &str, at: DateTime<Utc>) -> Result<String, FillError> {
+        let invalid = || FillError::Invalid { name: self.name.clone(), takes: self.kind };
+        let value = self.kind.read(text).map_err(|_| invalid())?;
+        let is_past = self.kind == ValueKind::Instant
+            && value.parse::<i64>().is_ok_and(|expires_at| expires_at <= at.timestamp_millis());
+        if is_past { Err(invalid()) } else { Ok(value) }
+    }
+}
+
+/// The names of a template's variables that WhatsApp wants.
 pub fn variables(components: &Value) -> Result<Vec<String>, TemplateError> {
     Ok(Template::parse(components)?.variables())
 }
 
-/// The `template.components` of a send request. Components without variables are left out, as WhatsApp wants it.
-pub fn request_components(components: &Value, values: &BTreeMap<String, String>) -> Result<Vec<Value>, FillError> {
-    let template = Template::parse(components)?;
-    let mut request = Vec::new();
-    if let Some(header) = template.header.as_ref().filter(|header| header.has_variables()) {
-        let parameters = text_parameters(header, "header.", values)?;
-        request.push(json!({"type": "header", "parameters": parameters}));
-    }
-    if template.body.has_variables() {
-        let parameters = text_parameters(&template.body, "", values)?;
-        request.push(json!({"type": "body", "parameters": parameters}));
-    }
-    for (index, _) in template.url_buttons.iter().filter(|(_, url)| url.has_variables()) {
-        let text = value_of(&parse::button_variable(*index), values)?;
-        request.push(json!({
-            "type": "button",
-            "sub_type": "url",
-            "index": index.to_string(),
-            "parameters": [{"type": "text", "text": text}],
-        }));
-    }
-    Ok(request)
-}
-
-/// Positional parameters are matched by their place in the list, so they come in the order of their numbers, however
-/// the text orders them. Named ones carry their names.
-fn text_parameters(
-    text: &Text,
-    prefix: &str,
-    values: &BTreeMap<String, String>,
-) -> Result<Vec<Value>, MissingVariable> {
-    let mut variables = text.variables();
-    variables.sort();
-    variables
-        .into_iter()
-        .map(|variable| {
-            let value = value_of(&format!("{prefix}{variable}"), values)?;
-            Ok(match variable {
-                Variable::Number(_) => json!({"type": "text", "text": value}),
-                Variable::Name(name) => json!({"type": "text", "parameter_name": name, "text": value}),
-            })
-        })
-        .collect()
-}
-
-fn value_of<'a>(name: &str, values: &'a BTreeMap<String, String>) -> Result<&'a str, MissingVariable> {
-    let value = values.get(name).map(String::as_str).filter(|value| !value.is_empty());
-    value.ok_or_else(|| MissingVariable { name: name.to_owned() })
-}
-
-/// A value that WhatsApp accepts in a variable: no line break, no tab, no long run of spaces, no control character.
-/// The result may be empty, which counts as no value.
-pub fn clean(value: &str) -> String {
-    let readable: String = value.chars().filter(|c| c.is_whitespace() || !c.is_control()).collect();
-    let mut cleaned = String::with_capacity(readable.len());
-    let mut rest = readable.trim_matches(|c: char| c.is_whitespace() || is_blank(c));
-    while let Some(start) = rest.find(char::is_whitespace) {
-        let (text, tail) = rest.split_at(start);
-        let end = tail.find(|c: char| !c.is_whitespace()).unwrap_or(tail.len());
-        let (run, tail) = tail.split_at(end);
-        let breaks = run.chars().any(|c| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'));
-        cleaned.push_str(text);
-        cleaned.push_str(if breaks || run.chars().count() > SPACES_IN_A_ROW_MAX { " " } else { run });
-        rest = tail;
-    }
-    cleaned.push_str(rest);
-    cleaned
-}
-
-/// Signs that show nothing and join nothing; a value made of them alone would arrive empty. The joiners stay, since
-/// Indian scripts and emoji need them.
-fn is_blank(c: char) -> bool {
-    matches!(c, '\u{200b}' | '\u{2060}' | '\u{feff}')
-}
-
-/// The values of a template's variables for one contact: the mapped attribute, or else the fallback.
-pub fn fill(
-    variables: &[String],
-    mapping: &ParameterMapping,
-    attributes: &BTreeMap<String, String>,
-) -> Result<BTreeMap<String, String>, MissingVariable> {
-    variables
-        .iter()
-        .map(|name| {
-            let source = mapping.get(name);
-            let attribute = source.and_then(|source| attributes.get(&source.attribute));
-            let fallback = source.and_then(|source| source.fallback.as_ref());
-            let value =
-                [attribute, fallback].into_iter().flatten().map(|value| clean(value)).find(|value| !value.is_empty());
-            value.map(|value| (name.clone(), value)).ok_or_else(|| MissingVariable { name: name.clone() })
-        })
-        .collect()
-}
-
-/// The body as its reader sees it. A variable without a value stays as it is written; components that are no template
-/// give nothing.
-pub fn preview(components: &Value, values: &BTreeMap<String, String>) -> String {
-    Template::parse(components).map(|template| template.body.filled(values)).unwrap_or_default()
+/// The `template.components` of a send request.
+pub fn request_components(components: &Value, values: &BTreeMap<String, String>) -> Result<Vec<Value>, RequestError> {
+    Ok(Template::parse(components)?.request(values)?)
 }

@@ -4,6 +4,7 @@
 //! that a small run never waits for a large one. A page that is worked twice finds its messages there already, since
 //! their ids are derived; so the cursor may follow the page and a crash in between costs nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use domain::campaign_run::{Audience, CampaignRunCommand, CampaignRunEvent, RunDe
 use domain::event::{Event, RecordedEvent};
 use domain::ids::{ContactId, MessageId, RunId, TenantId};
 use domain::message::{Message, MessageCommand, MessageStatus, SkipReason};
+use domain::template::{FillError, Template};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
@@ -215,6 +217,8 @@ impl FanOut {
         let standings = standings(&self.pool, &ids).await?;
         let unsaid = Standing::default();
         let now = self.clock.now();
+        // A run whose template could not be read is stalled; its messages wait for a person to look at it.
+        let template = Template::parse(&run.template.components).ok();
         let commands = members
             .iter()
             .map(|member| {
@@ -224,7 +228,7 @@ impl FanOut {
                     // Somebody asked for this one message to this one number.
                     Audience::Contact { .. } => standing.consent.refusal(run.lane),
                 };
-                self.command(task, run, member, refusal)
+                self.command(task, run, template.as_ref(), member, refusal)
             })
             .collect();
         let (mut queued, mut skipped) = (0, 0);
@@ -239,18 +243,22 @@ impl FanOut {
         &self,
         task: &Task,
         run: &RunDefinition,
+        template: Option<&Template>,
         member: &AudienceMember,
         refusal: Option<SkipReason>,
     ) -> Addressed<MessageCommand> {
         let id = MessageId::of(task.run_id, member.contact_id, run.nominal_at);
         let (run_id, contact_id, sender_id) = (task.run_id, member.contact_id, run.sender_id);
-        let filled = domain::template::fill(&run.template.variables, &run.parameters, &member.attributes);
-        let (command, recipient) = match (refusal, filled) {
-            (Some(reason), _) => (MessageCommand::Skip { run_id, contact_id, sender_id, reason }, None),
-            (None, Err(_)) => {
-                (MessageCommand::Skip { run_id, contact_id, sender_id, reason: SkipReason::MissingVariable }, None)
-            }
-            (None, Ok(variables)) => {
+        let filled = match (refusal, template) {
+            (Some(reason), _) => Err(reason),
+            (None, Some(template)) => template
+                .fill(&run.parameters, &member.attributes, self.clock.now())
+                .map_err(|error| skip_reason(&error)),
+            (None, None) => Ok(BTreeMap::new()),
+        };
+        let (command, recipient) = match filled {
+            Err(reason) => (MessageCommand::Skip { run_id, contact_id, sender_id, reason }, None),
+            Ok(variables) => {
                 let (lane, on_unknown) = (run.lane, run.on_unknown);
                 let row = RecipientRow {
                     tenant_id: task.tenant_id.0,
@@ -292,6 +300,14 @@ impl FanOut {
     async fn end_task(&self, task: &Task) -> Result<(), sqlx::Error> {
         sqlx::query!("DELETE FROM fan_out_tasks WHERE run_id = $1", task.run_id.0).execute(&self.pool).await?;
         Ok(())
+    }
+}
+
+fn skip_reason(error: &FillError) -> SkipReason {
+    match error {
+        FillError::Missing { .. } => SkipReason::MissingVariable,
+        FillError::Invalid { .. } => SkipReason::InvalidVariable,
+        FillError::TooLong { .. } => SkipReason::TextTooLong,
     }
 }
 

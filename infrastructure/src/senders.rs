@@ -1,11 +1,16 @@
 //! Senders: the WhatsApp numbers from which a tenant sends, with the secrets that each needs.
 
+mod settings;
+
 use std::fmt;
 
 use chrono::{DateTime, Utc};
 use domain::ids::{SenderId, TenantId};
 use sqlx::PgPool;
 use uuid::Uuid;
+
+pub use self::settings::{SenderChange, change_sender, set_rate};
+use crate::whatsapp::client::{MarketingSettings, ProductPolicy};
 
 const ID_CHARS_MAX: usize = 64;
 const SECRET_CHARS_MAX: usize = 4096;
@@ -54,6 +59,10 @@ pub struct Sender {
     pub rate_per_s: u32,
     /// Does it send to the sandbox instead of WhatsApp?
     pub sandbox: bool,
+    /// The version of the Graph API; `None`: the one that is configured for all.
+    pub api_version: Option<String>,
+    /// How offers leave; `None`: as other messages do.
+    pub marketing: Option<MarketingSettings>,
     pub created_at: DateTime<Utc>,
 }
 
@@ -86,6 +95,9 @@ pub enum SenderError {
     /// The rate is outside of what WhatsApp permits.
     #[error("must be 1 to {RATE_PER_S_MAX} messages per second")]
     RateOutOfRange,
+    /// The version is not of the form of the Graph API's.
+    #[error("must be a version of the Graph API such as v25.0, or default")]
+    BadApiVersion,
     /// The number belongs to another tenant.
     #[error("{phone_number_id} belongs to another tenant")]
     OtherTenant { phone_number_id: String },
@@ -103,6 +115,7 @@ impl SenderError {
             Self::BadProviderId { field } | Self::BadSecret { field } => field,
             Self::BadBaseUrl => "base_url",
             Self::RateOutOfRange => "rate_per_s",
+            Self::BadApiVersion => "api_version",
             Self::OtherTenant { .. } | Self::UnknownSender { .. } => "phone_number_id",
             Self::Database(_) => "",
         }
@@ -120,6 +133,10 @@ struct SenderRow {
     verify_token: String,
     rate_per_s: i32,
     sandbox: bool,
+    api_version: Option<String>,
+    marketing_api: bool,
+    product_policy: String,
+    activity_sharing: Option<bool>,
     created_at: DateTime<Utc>,
 }
 
@@ -137,6 +154,12 @@ impl From<SenderRow> for Sender {
             // A constraint of the table keeps it positive.
             rate_per_s: row.rate_per_s.unsigned_abs(),
             sandbox: row.sandbox,
+            api_version: row.api_version,
+            marketing: row.marketing_api.then_some(MarketingSettings {
+                // A constraint of the table knows the same names.
+                product_policy: ProductPolicy::parse(&row.product_policy).unwrap_or_default(),
+                activity_sharing: row.activity_sharing,
+            }),
             created_at: row.created_at,
         }
     }
@@ -165,7 +188,7 @@ pub async fn add_sender(pool: &PgPool, new: NewSender, now: DateTime<Utc>) -> Re
              app_secret = excluded.app_secret, verify_token = excluded.verify_token, sandbox = excluded.sandbox
          WHERE senders.tenant_id = excluded.tenant_id
          RETURNING id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
-                   rate_per_s, sandbox, created_at",
+                   rate_per_s, sandbox, api_version, marketing_api, product_policy, activity_sharing, created_at",
         Uuid::new_v4(),
         new.tenant_id.0,
         new.phone_number_id,
@@ -181,51 +204,6 @@ pub async fn add_sender(pool: &PgPool, new: NewSender, now: DateTime<Utc>) -> Re
     .await?
     .map(Sender::from)
     .ok_or(SenderError::OtherTenant { phone_number_id: new.phone_number_id })
-}
-
-/// Sets the messages per second that WhatsApp permits this number.
-pub async fn set_rate(pool: &PgPool, phone_number_id: &str, rate: u32) -> Result<Sender, SenderError> {
-    if !(1..=RATE_PER_S_MAX).contains(&rate) {
-        return Err(SenderError::RateOutOfRange);
-    }
-    let rate = i32::try_from(rate).map_err(|_| SenderError::RateOutOfRange)?;
-    check_provider_id("phone_number_id", phone_number_id)?;
-    sqlx::query_as!(
-        SenderRow,
-        "UPDATE senders SET rate_per_s = $2 WHERE phone_number_id = $1
-         RETURNING id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
-                   rate_per_s, sandbox, created_at",
-        phone_number_id,
-        rate,
-    )
-    .fetch_optional(pool)
-    .await?
-    .map(Sender::from)
-    .ok_or_else(|| SenderError::UnknownSender { phone_number_id: phone_number_id.to_owned() })
-}
-
-/// Gives this number another app secret. Webhooks signed with the one before are still believed for a while.
-pub async fn set_app_secret(pool: &PgPool, phone_number_id: &str, secret: &Secret) -> Result<Sender, SenderError> {
-    check_secret("app_secret", secret)?;
-    check_provider_id("phone_number_id", phone_number_id)?;
-    // The right sides see the row as it was.
-    sqlx::query_as!(
-        SenderRow,
-        "UPDATE senders
-         SET app_secret = $2,
-             previous_app_secret = CASE WHEN app_secret = $2 THEN previous_app_secret ELSE app_secret END,
-             app_secret_replaced_at = CASE WHEN app_secret = $2 THEN app_secret_replaced_at
-                                           ELSE clock_timestamp() END
-         WHERE phone_number_id = $1
-         RETURNING id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
-                   rate_per_s, sandbox, created_at",
-        phone_number_id,
-        secret.expose(),
-    )
-    .fetch_optional(pool)
-    .await?
-    .map(Sender::from)
-    .ok_or_else(|| SenderError::UnknownSender { phone_number_id: phone_number_id.to_owned() })
 }
 
 /// The app secrets that were replaced at most `overlap` ago. By the database's clock, on which all processes agree.
@@ -250,7 +228,7 @@ pub async fn list_senders(pool: &PgPool, tenant: Option<TenantId>) -> Result<Vec
     let rows = sqlx::query_as!(
         SenderRow,
         "SELECT id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
-                rate_per_s, sandbox, created_at
+                rate_per_s, sandbox, api_version, marketing_api, product_policy, activity_sharing, created_at
          FROM senders WHERE $1::uuid IS NULL OR tenant_id = $1
          ORDER BY created_at, id",
         tenant.map(Uuid::from),
@@ -263,7 +241,7 @@ pub async fn default_sender(pool: &PgPool, tenant: TenantId) -> Result<Option<Se
     let row = sqlx::query_as!(
         SenderRow,
         "SELECT id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
-                rate_per_s, sandbox, created_at
+                rate_per_s, sandbox, api_version, marketing_api, product_policy, activity_sharing, created_at
          FROM senders WHERE tenant_id = $1
          ORDER BY sandbox, created_at DESC, id DESC LIMIT 1",
         tenant.0,
@@ -281,7 +259,7 @@ pub async fn sender(pool: &PgPool, id: SenderId) -> Result<Option<Sender>, sqlx:
     let row = sqlx::query_as!(
         SenderRow,
         "SELECT id, tenant_id, phone_number_id, waba_id, base_url, access_token, app_secret, verify_token,
-                rate_per_s, sandbox, created_at
+                rate_per_s, sandbox, api_version, marketing_api, product_policy, activity_sharing, created_at
          FROM senders WHERE id = $1",
         id.0,
     );

@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::ids::{SenderId, TemplateId, TenantId};
-use infrastructure::senders::{self, NewSender, Secret, SenderError};
+use infrastructure::senders::{self, NewSender, Secret, SenderChange, SenderError};
 use infrastructure::templates::{self, NewTemplate, TemplateRecordError};
 use infrastructure::tenants::{self, Tenant, TenantError, TokenError};
+use infrastructure::whatsapp::client::{MarketingSettings, ProductPolicy};
 use serde_json::json;
 use sqlx::PgPool;
 use test_kit::postgres::TestDatabase;
@@ -168,6 +169,34 @@ async fn adding_a_sender_again_replaces_its_secrets_and_keeps_the_rest() {
     assert_eq!(stored.app_secret.expose(), "app-2");
     assert_eq!(stored.verify_token.expose(), "verify-2");
     assert_eq!(senders::all_active(pool).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn how_a_number_sends_is_changed_bit_by_bit() {
+    let database = TestDatabase::create().await;
+    let pool = &database.pool;
+    let ours = tenant(pool, "ours").await.id;
+    let added = senders::add_sender(pool, new_sender(ours, "1000"), at(0)).await.unwrap();
+    assert_eq!((added.api_version, added.marketing), (None, None));
+    let change = async |change: SenderChange| senders::change_sender(pool, "1000", change).await;
+    let strict = SenderChange {
+        api_version: Some(Some("v24.0".to_owned())),
+        marketing_api: Some(true),
+        product_policy: Some(ProductPolicy::Strict),
+        ..SenderChange::default()
+    };
+    let expected = MarketingSettings { product_policy: ProductPolicy::Strict, activity_sharing: None };
+    assert_eq!(change(strict).await.unwrap().marketing, Some(expected));
+    let sharing = SenderChange { activity_sharing: Some(Some(false)), rate_per_s: Some(7), ..SenderChange::default() };
+    let changed = change(sharing).await.unwrap();
+    let expected = MarketingSettings { activity_sharing: Some(false), ..expected };
+    assert_eq!((changed.rate_per_s, changed.marketing), (7, Some(expected)));
+    assert_eq!(changed.api_version.as_deref(), Some("v24.0"), "what is not named stays");
+    let back = SenderChange { api_version: Some(None), marketing_api: Some(false), ..SenderChange::default() };
+    let back = change(back).await.unwrap();
+    assert_eq!((back.rate_per_s, back.api_version, back.marketing), (7, None, None));
+    let wrong = SenderChange { api_version: Some(Some("25".to_owned())), ..SenderChange::default() };
+    assert_eq!(change(wrong).await.unwrap_err().field(), "api_version");
 }
 
 #[tokio::test]

@@ -14,7 +14,8 @@ use axum::response::{IntoResponse, Redirect, Response};
 use domain::ids::MessageId;
 use domain::message::{Acceptance, FailureClass};
 use infrastructure::whatsapp::client::{
-    ClientConfig, ClientError, PrepareError, PreparedCall, SendRequest, WhatsAppClient,
+    ClientConfig, ClientError, MarketingSettings, PrepareError, PreparedCall, ProductPolicy, SendRequest,
+    WhatsAppClient,
 };
 use infrastructure::whatsapp::{PauseScope, RetryScope, SendOutcome, UnknownReason};
 use serde_json::{Value, json};
@@ -37,6 +38,8 @@ fn client() -> WhatsAppClient {
 fn request(base_url: &str) -> SendRequest<'_> {
     SendRequest {
         base_url,
+        api_version: None,
+        marketing: None,
         phone_number_id: "106540352242922",
         access_token: TOKEN,
         to: "+919812345678",
@@ -140,6 +143,54 @@ async fn the_request_on_the_wire_is_complete_and_carries_the_message_id_alone() 
             "biz_opaque_callback_data": MESSAGE.to_string(),
         })
     );
+}
+
+/// Path and body of a request that differs from the usual one.
+async fn on_the_wire(change: fn(&mut SendRequest<'_>)) -> (String, Value) {
+    let seen: Arc<Mutex<Option<(String, Bytes)>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    let base_url = serve(move |request| {
+        let log = Arc::clone(&log);
+        async move {
+            let (parts, body) = request.into_parts();
+            let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+            *log.lock().unwrap() = Some((parts.uri.to_string(), body));
+            r#"{"messages":[{"id":"wamid.1"}]}"#.into_response()
+        }
+    })
+    .await;
+    let client = client();
+    let mut request = request(&base_url);
+    change(&mut request);
+    let outcome = client.call(client.prepare(&request).unwrap()).await;
+    assert!(matches!(outcome, SendOutcome::Accepted { .. }), "{outcome:?}");
+    let (path, body) = seen.lock().unwrap().take().unwrap();
+    (path, serde_json::from_slice(&body).unwrap())
+}
+
+#[tokio::test]
+async fn a_sender_can_be_pinned_to_another_version() {
+    let (path, _) = on_the_wire(|request| request.api_version = Some("v24.0")).await;
+    assert_eq!(path, "/v24.0/106540352242922/messages");
+}
+
+#[tokio::test]
+async fn an_offer_leaves_through_the_endpoint_for_marketing_messages() {
+    let (path, body) = on_the_wire(|request| request.marketing = Some(MarketingSettings::default())).await;
+    assert_eq!(path, "/v25.0/106540352242922/marketing_messages");
+    assert_eq!(body["product_policy"], "CLOUD_API_FALLBACK");
+    assert_eq!(body.get("message_activity_sharing"), None);
+    assert_eq!(body["template"]["name"], "festival_offer");
+    assert_eq!(body["biz_opaque_callback_data"], MESSAGE.to_string());
+
+    let (_, body) = on_the_wire(|request| {
+        let product_policy = ProductPolicy::Strict;
+        request.marketing = Some(MarketingSettings { product_policy, activity_sharing: Some(false) });
+    })
+    .await;
+    assert_eq!((&body["product_policy"], &body["message_activity_sharing"]), (&json!("STRICT"), &json!(false)));
+    let (_, body) = on_the_wire(|_| {}).await;
+    assert_eq!((body.get("product_policy"), body.get("message_activity_sharing")), (None, None));
 }
 
 #[tokio::test]
@@ -374,6 +425,7 @@ fn what_cannot_be_sent_fails_before_the_call() {
     assert_eq!(refused(|request| request.phone_number_id = ""), PrepareError::PhoneNumberId);
     assert_eq!(refused(|request| request.phone_number_id = ".."), PrepareError::PhoneNumberId);
     assert_eq!(refused(|request| request.phone_number_id = "1/2"), PrepareError::PhoneNumberId);
+    assert_eq!(refused(|request| request.api_version = Some("v25.0/me")), PrepareError::ApiVersion);
     assert_eq!(refused(|request| request.access_token = ""), PrepareError::AccessToken);
     assert_eq!(refused(|request| request.access_token = "a\r\nb"), PrepareError::AccessToken);
     assert_eq!(refused(|request| request.to = "919812345678"), PrepareError::Recipient);

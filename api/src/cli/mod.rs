@@ -23,6 +23,7 @@ pub mod schema;
 pub mod sender;
 pub mod serve;
 pub mod status;
+pub mod templates;
 pub mod tenant;
 #[cfg(test)]
 mod tests;
@@ -92,6 +93,9 @@ enum Command {
     /// Add, change and list the WhatsApp numbers from which messages are sent.
     #[command(subcommand)]
     Sender(sender::SenderCommand),
+    /// Read templates from Meta, and list them.
+    #[command(subcommand)]
+    Templates(templates::TemplatesCommand),
     /// Import contacts from a file.
     #[command(subcommand)]
     Contacts(contacts::ContactsCommand),
@@ -128,6 +132,7 @@ impl Command {
             | Self::Tenant(_)
             | Self::Token(_)
             | Self::Sender(_)
+            | Self::Templates(_)
             | Self::Contacts(_)
             | Self::Projections(_)
             | Self::DeadLetters(_)
@@ -196,6 +201,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Tenant(command) => tenant::run(command, &context).await,
         Command::Token(command) => token::run(command, &context).await,
         Command::Sender(command) => sender::run(command, &context).await,
+        Command::Templates(command) => templates::run(command, &context).await,
         Command::Contacts(command) => contacts::run(command, &context).await,
         Command::Projections(command) => projections::run(command, &context).await,
         Command::DeadLetters(command) => dead_letters::run(command, &context).await,

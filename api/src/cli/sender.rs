@@ -1,5 +1,7 @@
 //! `ektola sender`: the WhatsApp numbers from which tenants send.
 
+mod set;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,7 @@ use infrastructure::tenants::{self, Tenant};
 use serde::Serialize;
 use sqlx::PgPool;
 
+pub use self::set::SetArgs;
 use super::context::{Context, DATABASE_VARIABLE, secret_argument, variable};
 use super::error::{Failure, UsageError};
 use super::installation::Installation;
@@ -23,7 +26,8 @@ pub enum SenderCommand {
     ///
     /// Arguments show in process lists and shell histories: give secrets by file or by environment.
     Add(Box<AddArgs>),
-    /// Change how many messages per second a number may send, or its app secret; takes effect within 1 s.
+    /// Change how a number sends: its rate, its app secret, its version of the Graph API, the endpoint of its offers; takes
+    /// effect within 1 s.
     ///
     /// Webhooks signed with the app secret before are still believed for a while (`webhooks.secret_overlap_hours`).
     Set(SetArgs),
@@ -71,22 +75,6 @@ pub struct AddArgs {
     tenant: Option<String>,
 }
 
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = true, id = "change", args = ["rate", "app_secret", "app_secret_file"])]
-pub struct SetArgs {
-    /// The id that WhatsApp gives the number.
-    phone_number_id: String,
-    /// Messages per second that WhatsApp permits the number, 1 to 1000.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    rate: Option<u32>,
-    /// The app's new secret, which signs webhooks.
-    #[arg(long, value_name = "SECRET", value_parser = secret_argument, conflicts_with = "app_secret_file")]
-    app_secret: Option<Secret>,
-    /// A file with nothing but that secret.
-    #[arg(long, value_name = "FILE")]
-    app_secret_file: Option<PathBuf>,
-}
-
 #[derive(Serialize)]
 struct SenderAnswer<'a> {
     id: String,
@@ -97,6 +85,14 @@ struct SenderAnswer<'a> {
     base_url: Option<&'a str>,
     rate_per_s: u32,
     sandbox: bool,
+    /// `null`: the key dispatch.api_version.
+    api_version: Option<&'a str>,
+    /// Do offers go through the endpoint for marketing messages?
+    marketing_api: bool,
+    /// `null` without that endpoint.
+    product_policy: Option<&'static str>,
+    /// `null`: as the account is set up at Meta.
+    activity_sharing: Option<bool>,
     /// Do runs that name no sender use it?
     default: bool,
     created_at: DateTime<Utc>,
@@ -112,6 +108,10 @@ impl<'a> SenderAnswer<'a> {
             base_url: sender.base_url.as_deref(),
             rate_per_s: sender.rate_per_s,
             sandbox: sender.sandbox,
+            api_version: sender.api_version.as_deref(),
+            marketing_api: sender.marketing.is_some(),
+            product_policy: sender.marketing.map(|marketing| marketing.product_policy.name()),
+            activity_sharing: sender.marketing.and_then(|marketing| marketing.activity_sharing),
             default,
             created_at: sender.created_at,
         }
@@ -121,7 +121,7 @@ impl<'a> SenderAnswer<'a> {
 pub async fn run(command: SenderCommand, context: &Context) -> anyhow::Result<()> {
     match command {
         SenderCommand::Add(args) => add(*args, context).await,
-        SenderCommand::Set(args) => set(&args, context).await,
+        SenderCommand::Set(args) => set::run(args, context).await,
         SenderCommand::List => list(context).await,
     }
 }
@@ -175,29 +175,11 @@ async fn store(
     }
 }
 
-async fn set(args: &SetArgs, context: &Context) -> anyhow::Result<()> {
-    let secret = match &args.app_secret_file {
-        Some(path) => Some(read_secret(path)?),
-        None => args.app_secret.clone(),
-    };
-    let sender = context
-        .on_installation(async |installation: &Installation| {
-            let (pool, number) = (&installation.pool, args.phone_number_id.as_str());
-            let mut changed = None;
-            if let Some(secret) = &secret {
-                changed = Some(senders::set_app_secret(pool, number, secret).await.map_err(refused)?);
-            }
-            if let Some(rate) = args.rate {
-                changed = Some(senders::set_rate(pool, number, rate).await.map_err(refused)?);
-            }
-            changed.ok_or_else(|| UsageError::new("nothing to change: give --rate or --app-secret-file").into())
-        })
-        .await?;
-    let answer = serde_json::json!({"phone_number_id": sender.phone_number_id, "rate_per_s": sender.rate_per_s});
-    context.out.answer(&answer, |_| {
-        let rate = format!("{} may send {} messages/s", sender.phone_number_id, count(sender.rate_per_s));
-        if secret.is_some() { format!("{rate} and has a new app secret.") } else { format!("{rate}.") }
-    })
+fn offers(sender: &SenderAnswer<'_>) -> String {
+    match sender.product_policy {
+        Some(policy) => format!("marketing_messages ({policy})"),
+        None => "messages".to_owned(),
+    }
 }
 
 async fn list(context: &Context) -> anyhow::Result<()> {
@@ -231,6 +213,8 @@ async fn list(context: &Context) -> anyhow::Result<()> {
             ("account", Align::Left),
             ("messages/s", Align::Right),
             ("sends to", Align::Left),
+            ("API version", Align::Left),
+            ("offers through", Align::Left),
             ("default", Align::Left),
             ("added", Align::Left),
         ]);
@@ -242,6 +226,8 @@ async fn list(context: &Context) -> anyhow::Result<()> {
                 answer.waba_id.to_owned(),
                 count(answer.rate_per_s),
                 destination(answer),
+                answer.api_version.unwrap_or("default").to_owned(),
+                offers(answer),
                 if answer.default { "yes" } else { "no" }.to_owned(),
                 instant(answer.created_at, zone),
             ]);
@@ -275,6 +261,7 @@ fn refused(error: SenderError) -> anyhow::Error {
             UsageError::new(format!("--{} {error}", field.replace('_', "-"))).into()
         }
         SenderError::BadBaseUrl => UsageError::new(format!("--base-url {error}")).into(),
+        SenderError::BadApiVersion => UsageError::new(format!("--api-version {error}")).into(),
         SenderError::RateOutOfRange => UsageError::new(format!("--rate {error}")).into(),
         SenderError::UnknownSender { .. } => {
             Failure::new(error.to_string()).next("ektola sender list shows those that there are").into()

@@ -12,13 +12,19 @@ mod tests;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use infrastructure::clock::Clock;
+use infrastructure::templates::TemplateSync;
+use infrastructure::whatsapp::catalog::CatalogClient;
+use infrastructure::whatsapp::{ClientConfig, ClientError};
 use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
 use toml::{Table, Value};
 
 use self::keys::{KEYS, Key, RELATIONS};
 pub use self::sections::{
     ConsentConfig, DatabaseConfig, DispatchConfig, EventsConfig, FanOutConfig, FeederConfig, HttpConfig, LogConfig,
-    LogFormat, MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, UnknownConfig, WebhooksConfig,
+    LogFormat, MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, TemplatesConfig, UnknownConfig,
+    WebhooksConfig,
 };
 
 /// The documented defaults.
@@ -43,12 +49,38 @@ pub struct Config {
     pub dispatch: DispatchConfig,
     pub retries: RetriesConfig,
     pub unknown: UnknownConfig,
+    pub templates: TemplatesConfig,
     pub webhooks: WebhooksConfig,
     pub consent: ConsentConfig,
     pub sandbox: SandboxConfig,
     pub log: LogConfig,
     #[serde(skip)]
     effective: Vec<Setting>,
+}
+
+impl Config {
+    /// How Meta is called, for sending and for reading.
+    pub fn client(&self) -> ClientConfig {
+        ClientConfig {
+            connect_timeout: self.dispatch.connect_timeout(),
+            call_timeout: self.dispatch.call_timeout(),
+            api_version: self.dispatch.api_version.clone(),
+            retries: self.retries.ladder(),
+            pool_idle_connections_max: self.dispatch.concurrency_max,
+            ..ClientConfig::default()
+        }
+    }
+
+    /// Reads templates from Meta.
+    pub fn template_sync(
+        &self,
+        pool: PgPool,
+        clock: Clock,
+        base_url_allowed: bool,
+    ) -> Result<TemplateSync, ClientError> {
+        let client = CatalogClient::try_new(self.templates.catalog(self.client()))?;
+        Ok(TemplateSync { pool, clock, client, config: self.templates.sync(base_url_allowed) })
+    }
 }
 
 /// One key with the value that holds and the place it comes from.

@@ -7,7 +7,9 @@ use chrono::TimeDelta;
 use domain::consent::{KeywordFault, Keywords};
 use infrastructure::consent::{ConsentPolicy, OptInRequired};
 use infrastructure::pacing::{PacingConfig, PairConfig};
-use infrastructure::whatsapp::RetryLadder;
+use infrastructure::templates::SyncConfig;
+use infrastructure::whatsapp::catalog::CatalogConfig;
+use infrastructure::whatsapp::{ClientConfig, RetryLadder};
 use serde::Deserialize;
 
 /// Limits of the HTTP interface.
@@ -308,6 +310,53 @@ impl UnknownConfig {
 
     pub fn poll(&self) -> Duration {
         Duration::from_millis(self.poll_ms)
+    }
+}
+
+/// Reading templates from Meta, and letting runs follow them.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TemplatesConfig {
+    /// Time between two readings of an account, in seconds.
+    pub sync_interval_s: u64,
+    /// Least time between two readings of an account, in seconds.
+    pub sync_gap_s: u64,
+    /// Time after which an account is read again that could not be read, in seconds.
+    pub sync_retry_s: u64,
+    /// Time between two looks for accounts that are to be read, in milliseconds.
+    pub sync_poll_ms: u64,
+    /// Templates of one page.
+    pub sync_page_size: u32,
+    /// Most pages of an account.
+    pub sync_pages_max: u32,
+    /// Largest page, in bytes.
+    pub sync_page_max_bytes: usize,
+    /// Time between two looks at the templates of open runs, in milliseconds.
+    pub watch_poll_ms: u64,
+}
+
+impl TemplatesConfig {
+    pub fn sync(&self, base_url_allowed: bool) -> SyncConfig {
+        SyncConfig {
+            interval: Duration::from_secs(self.sync_interval_s),
+            gap: Duration::from_secs(self.sync_gap_s),
+            retry: Duration::from_secs(self.sync_retry_s),
+            poll: Duration::from_millis(self.sync_poll_ms),
+            base_url_allowed,
+        }
+    }
+
+    pub fn catalog(&self, client: ClientConfig) -> CatalogConfig {
+        CatalogConfig {
+            client,
+            page_size: self.sync_page_size,
+            pages_max: self.sync_pages_max,
+            page_bytes_max: self.sync_page_max_bytes,
+        }
+    }
+
+    pub fn watch_poll(&self) -> Duration {
+        Duration::from_millis(self.watch_poll_ms)
     }
 }
 

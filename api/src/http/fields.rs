@@ -119,11 +119,6 @@ impl Fields {
         self.object_of(name, value, faults)
     }
 
-    pub(super) fn required_object(&mut self, name: &str, faults: &mut Faults) -> Option<Map<String, Value>> {
-        let value = self.required(name, faults)?;
-        self.object_of(name, value, faults)
-    }
-
     /// Any value, for content that has its own reader.
     pub(super) fn required(&mut self, name: &str, faults: &mut Faults) -> Option<Value> {
         let value = self.take(name);

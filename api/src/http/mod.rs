@@ -69,6 +69,7 @@ fn resources() -> Router<ApiState> {
         .route("/v1/contacts/{id}/resume-marketing", post(consent::resume_marketing))
         .route("/v1/segments", get(contacts::segments))
         .route("/v1/templates", get(templates::list).post(templates::record))
+        .route("/v1/templates/sync", post(templates::sync))
         .route("/v1/templates/{id}", get(templates::get))
         .route("/v1/templates/{id}/test", post(templates::test))
         .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))

@@ -22,6 +22,7 @@ use crate::webhooks;
         templates::record,
         templates::list,
         templates::get,
+        templates::sync,
         templates::test,
         campaigns::create,
         campaigns::list,

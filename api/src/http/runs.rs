@@ -32,6 +32,9 @@ pub(super) struct RunDocument {
     status: &'static str,
     /// Why the engine has stopped it; `GET /v1/notices` says what to do.
     stall_reason: Option<String>,
+    /// What can be done about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stall_advice: Option<&'static str>,
     /// `schedule`, `manual` or `test`.
     trigger: &'static str,
     /// The time that the schedule names, or that of the request.
@@ -67,6 +70,23 @@ pub(super) struct FunnelDocument {
     read: i64,
 }
 
+fn stall_advice(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "template_not_approved" => {
+            "Meta does not allow the template now; GET /v1/templates/{id} shows its status and why. The run goes on by \
+             itself when Meta approves the template again, unless it was disabled or paused a third time: then resume \
+             the campaign once it is approved, or cancel it and send another template."
+        }
+        "template_refused" => {
+            "WhatsApp refuses the template. POST /v1/templates/sync reads it again from Meta; put it right there, then \
+             resume the campaign."
+        }
+        "sender_refused" => "WhatsApp refuses the number's token or rights. Put them right, then resume the campaign.",
+        "setup_missing" => "The template or the sender of the campaign no longer exists. Cancel it and make a new one.",
+        _ => return None,
+    })
+}
+
 impl From<RunRow> for RunDocument {
     fn from(row: RunRow) -> Self {
         let funnel = row.funnel;
@@ -75,6 +95,7 @@ impl From<RunRow> for RunDocument {
             campaign_id: row.campaign_id.map(Uuid::from),
             campaign_name: row.campaign_name,
             status: row.status.name(),
+            stall_advice: row.stall_reason.as_deref().and_then(stall_advice),
             stall_reason: row.stall_reason,
             trigger: match row.trigger {
                 RunTrigger::Schedule => "schedule",

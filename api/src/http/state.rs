@@ -7,6 +7,7 @@ use infrastructure::clock::Clock;
 use infrastructure::event_store::{
     Addressed, CampaignRunStore, CampaignStore, CommandError, Committed, ConsentStore, MessageStore, StockStore,
 };
+use infrastructure::templates::TemplateSync;
 use infrastructure::webhook_inbox::Inbox;
 use projections::progress::Progress;
 use sqlx::PgPool;
@@ -30,6 +31,7 @@ pub struct ApiState {
     pub messages: MessageStore,
     pub consents: ConsentStore,
     pub inbox: Inbox,
+    pub templates: TemplateSync,
     pub progress: Progress,
     /// The spool of uploads: files that are read once and deleted.
     pub upload_dir: PathBuf,

@@ -141,6 +141,8 @@ mod tests {
             verify_token: Secret::new(verify_token),
             rate_per_s: 80,
             sandbox: false,
+            api_version: None,
+            marketing: None,
             created_at: DateTime::UNIX_EPOCH,
         }
     }

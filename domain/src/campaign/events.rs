@@ -10,6 +10,7 @@ use crate::aggregate::stored_events;
 use crate::ids::{RunId, SenderId, TemplateId, TenantId};
 use crate::message::{Lane, OnUnknown};
 use crate::schedule::Schedule;
+use crate::template::clean;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,13 +57,28 @@ impl CampaignType {
 
 /// Where the value of a template's variable comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ParameterSource {
-    /// The contact's attribute: a column of the upload.
-    pub attribute: String,
-    /// Used where the contact has no value; without one such a contact is skipped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fallback: Option<String>,
+#[serde(untagged, deny_unknown_fields)]
+pub enum ParameterSource {
+    Attribute {
+        /// The contact's attribute: a column of the upload.
+        attribute: String,
+        /// Used where the contact has no value; without one such a contact is skipped.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fallback: Option<String>,
+    },
+    /// The same for every contact.
+    Constant { value: String },
+}
+
+impl ParameterSource {
+    /// The text for a contact with these attributes; what shows nothing counts as no value.
+    pub fn value<'a>(&'a self, attributes: &'a BTreeMap<String, String>) -> Option<&'a str> {
+        let candidates = match self {
+            Self::Attribute { attribute, fallback } => [attributes.get(attribute), fallback.as_ref()],
+            Self::Constant { value } => [Some(value), None],
+        };
+        candidates.into_iter().flatten().map(String::as_str).find(|text| !clean(text).is_empty())
+    }
 }
 
 /// From the name of a template's variable to its source.

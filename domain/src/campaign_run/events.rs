@@ -78,6 +78,8 @@ pub enum StallReason {
     TemplateRefused { code: i32 },
     /// WhatsApp refused message after message for the way in which they are made; the code is that of the last.
     MessagesRefused { code: i32 },
+    /// Meta says that the template has this status, in which it cannot be sent.
+    TemplateNotApproved { status: String },
     /// The campaign's template or sender no longer exists.
     SetupMissing,
 }
@@ -90,6 +92,7 @@ impl StallReason {
             Self::PortfolioRefused { .. } => "portfolio_refused",
             Self::TemplateRefused { .. } => "template_refused",
             Self::MessagesRefused { .. } => "messages_refused",
+            Self::TemplateNotApproved { .. } => "template_not_approved",
             Self::SetupMissing => "setup_missing",
         }
     }

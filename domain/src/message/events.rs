@@ -150,6 +150,10 @@ pub enum OnUnknown {
 pub enum SkipReason {
     /// A variable of the template has neither a value nor a fallback for this contact.
     MissingVariable,
+    /// A variable of the template has a value for this contact that WhatsApp would refuse, such as a broken link.
+    InvalidVariable,
+    /// A text of the template is too long with this contact's values.
+    TextTooLong,
     /// The contact wants no messages at all.
     OptedOut,
     /// The contact wants no offers.
@@ -168,6 +172,8 @@ impl SkipReason {
     pub fn name(self) -> &'static str {
         match self {
             Self::MissingVariable => "missing_variable",
+            Self::InvalidVariable => "invalid_variable",
+            Self::TextTooLong => "text_too_long",
             Self::OptedOut => "opted_out",
             Self::MarketingStopped => "marketing_stopped",
             Self::NoOptIn => "no_opt_in",

@@ -16,6 +16,7 @@ use super::departing::{Flight, ReadyCall};
 use super::supervisor::Dispatcher;
 use crate::event_store::{Actor, Addressed, Attachment, CommandError};
 use crate::pacing::{Departure, Departures};
+use crate::sagas::log_run_event;
 use crate::trouble::stall_reason;
 use crate::whatsapp::{RetryScope, SendOutcome};
 
@@ -179,12 +180,12 @@ impl CallContext {
 
     async fn stall_run(&self, claim: &Claim, reason: StallReason) {
         let run_id: RunId = claim.item.run_id;
-        tracing::warn!(run.id = %run_id, reason = reason.name(), "run stalled");
         let stall = CampaignRunCommand::Stall { reason };
         let envelope = CommandEnvelope::new(claim.item.tenant_id, self.dispatcher.clock.now(), stall);
         let command = Addressed::new(run_id, envelope, Actor::Engine("dispatcher"));
         match self.dispatcher.runs.execute(command).await {
-            Ok(_) | Err(CommandError::Refused(_)) => {}
+            Ok(stalled) => stalled.events.iter().for_each(|(_, event)| log_run_event(run_id, event)),
+            Err(CommandError::Refused(_)) => {}
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the run could not be stalled"),
         }
     }

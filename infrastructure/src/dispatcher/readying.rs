@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use domain::campaign_run::RunDefinition;
 use domain::ids::RunId;
-use domain::message::ReleaseReason;
+use domain::message::{Lane, ReleaseReason};
 use uuid::Uuid;
 
 use super::claim::Claim;
@@ -95,6 +95,8 @@ fn prepare(
     };
     let request = SendRequest {
         base_url: sender.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL),
+        api_version: sender.api_version.as_deref(),
+        marketing: sender.marketing.filter(|_| claim.lane == Lane::Marketing),
         phone_number_id: &sender.phone_number_id,
         access_token: sender.access_token.expose(),
         to: &recipient.phone,

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::event_store::{Actor, Addressed, CampaignRunStore, CampaignStore, CommandError};
 use crate::senders;
 use crate::templates;
+use crate::whatsapp::reactions::meaning;
 
 #[derive(Clone)]
 pub struct SagaExecutor {
@@ -48,7 +49,7 @@ impl SagaExecutor {
 }
 
 /// A run reads as a few lines in the log; together with "audience resolved" and "sending" these are all.
-fn log_run_event(id: RunId, event: &CampaignRunEvent) {
+pub(crate) fn log_run_event(id: RunId, event: &CampaignRunEvent) {
     match event {
         CampaignRunEvent::Started { definition, .. } => {
             let campaign_id = definition.campaign_id.map(|id| id.to_string()).unwrap_or_default();
@@ -58,9 +59,22 @@ fn log_run_event(id: RunId, event: &CampaignRunEvent) {
         CampaignRunEvent::Resumed { .. } => tracing::info!(run.id = %id, "run resumed"),
         CampaignRunEvent::Cancelled { .. } => tracing::info!(run.id = %id, "run cancelled"),
         CampaignRunEvent::Expired { .. } => tracing::info!(run.id = %id, "run expired"),
-        CampaignRunEvent::Stalled { reason } => {
-            tracing::warn!(run.id = %id, reason = reason.name(), "run stalled: its template or its sender no longer exists");
-        }
+        CampaignRunEvent::Stalled { reason } => match reason {
+            StallReason::SetupMissing => {
+                tracing::warn!(run.id = %id, reason = reason.name(), "run stalled: its template or its sender no longer exists");
+            }
+            StallReason::TemplateNotApproved { status } => {
+                tracing::warn!(run.id = %id, reason = reason.name(), status, "run stalled: Meta does not allow its template now");
+            }
+            StallReason::SenderRefused { code }
+            | StallReason::AccountRefused { code }
+            | StallReason::PortfolioRefused { code }
+            | StallReason::TemplateRefused { code }
+            | StallReason::MessagesRefused { code } => {
+                let meaning = meaning(*code).unwrap_or("a code that this release does not know");
+                tracing::warn!(run.id = %id, reason = reason.name(), code, meaning, "run stalled; see `ektola notices list`");
+            }
+        },
         CampaignRunEvent::Completed { counts, .. } => {
             let counts: Vec<String> =
                 counts.iter().map(|(status, count)| format!("{count} {}", status.name())).collect();
@@ -112,8 +126,8 @@ impl Context<'_> {
         }
     }
 
-    /// Freezes the template, the mapping and the sender into the run. A run whose template or sender is gone starts
-    /// stalled, where a person can see why, instead of not starting at all.
+    /// Freezes the template, the mapping and the sender into the run. A run whose template or sender is gone, or whose
+    /// template may not be sent now, starts stalled, where a person can see why, instead of not starting at all.
     async fn start_run(
         &self,
         run_id: RunId,
@@ -128,7 +142,13 @@ impl Context<'_> {
             Some(id) => senders::find_sender(pool, self.tenant_id, id).await?,
             None => senders::default_sender(pool, self.tenant_id).await?,
         };
-        let complete = template.is_some() && sender.is_some();
+        let obstacle = match (&template, &sender) {
+            (None, _) | (_, None) => Some(StallReason::SetupMissing),
+            (Some(template), Some(_)) if !template.is_approved() => {
+                Some(StallReason::TemplateNotApproved { status: template.status.clone() })
+            }
+            (Some(_), Some(_)) => None,
+        };
         let frozen = template.map_or_else(
             || FrozenTemplate {
                 template_id: definition.template_id,
@@ -157,8 +177,8 @@ impl Context<'_> {
             on_unknown: definition.on_unknown,
         };
         self.run(run_id, CampaignRunCommand::Start { definition: run }).await?;
-        if !complete {
-            self.run(run_id, CampaignRunCommand::Stall { reason: StallReason::SetupMissing }).await?;
+        if let Some(reason) = obstacle {
+            self.run(run_id, CampaignRunCommand::Stall { reason }).await?;
         }
         Ok(())
     }

@@ -4,4 +4,5 @@ mod executor;
 mod runner;
 
 pub use executor::SagaExecutor;
+pub(crate) use executor::log_run_event;
 pub use runner::{SagaConfig, run};

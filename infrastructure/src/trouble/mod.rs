@@ -22,6 +22,7 @@ pub use self::notices::{Notice, NoticeScope, finish, list};
 use crate::clock::Clock;
 use crate::event_feed::{ActError, TableEffect};
 use crate::event_store::{Actor, Addressed, CampaignRunStore, CommandError};
+use crate::sagas::log_run_event;
 use crate::whatsapp::{Channel, PauseScope, reaction};
 
 /// WhatsApp's code for messages that were held and then dropped; as a code of other messages it says little.
@@ -117,7 +118,8 @@ impl TroubleEffect {
             let stall = CampaignRunCommand::Stall { reason: stall_reason(trouble.scope, trouble.code) };
             let envelope = CommandEnvelope::new(TenantId(trouble.tenant_id), self.clock.now(), stall).caused_by(cause);
             match self.runs.execute(Addressed::new(RunId(run_id), envelope, Actor::Engine("trouble"))).await {
-                Ok(_) | Err(CommandError::Refused(_)) => {}
+                Ok(stalled) => stalled.events.iter().for_each(|(_, event)| log_run_event(RunId(run_id), event)),
+                Err(CommandError::Refused(_)) => {}
                 Err(error) => return Err(error.into()),
             }
         }

@@ -22,12 +22,13 @@ use uuid::Uuid;
 use super::applying::{FailureRules, apply};
 use super::owners::Owners;
 use super::pending::{Body, Pending, Rest, Step, StepLimits};
-use super::reading::{Contents, Place, read};
+use super::reading::{Contents, Place, VerifiedNews, read};
 use crate::clock::Clock;
 use crate::event_store::{CommandError, MessageStore};
 use crate::inbound::{Heard, InboundError, Listener};
 use crate::lease;
 use crate::postgres::is_refusal;
+use crate::templates::news;
 
 #[derive(Debug, Clone)]
 pub struct InterpreterConfig {
@@ -335,7 +336,8 @@ impl Work {
     async fn apply(&self, step: &Step, contents: Contents) -> Result<(), InterpretError> {
         let Interpreter { pool, messages, listener, clock, config } = &self.interpreter;
         let now = clock.now();
-        let Contents { located, parked, heard, recipients, inbound, unknown, has_unknown_number: _ } = contents;
+        let Contents { located, templates, parked, heard, recipients, inbound, unknown, has_unknown_number: _ } =
+            contents;
         let mut rest = Rest { parked, waiting: Vec::new(), inbound, unknown };
         let (places, heard): (Vec<Place>, Vec<Heard>) = heard.into_iter().unzip();
         let refusals = listener.hear(&heard, &recipients, now).await?;
@@ -344,6 +346,11 @@ impl Work {
         }
         if !located.is_empty() {
             apply(pool, messages, &config.failures, located, now, &mut rest).await?;
+        }
+        for VerifiedNews { place, senders, news } in templates {
+            if news::apply(pool, &senders, &news, now).await? == news::Applied::Foreign {
+                rest.parked.push(place.parked(None, "foreign: signed with the secret of another account"));
+            }
         }
         self.pending.end(step, rest, now).await?;
         Ok(())

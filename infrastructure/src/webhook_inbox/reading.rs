@@ -2,13 +2,14 @@
 
 use chrono::{DateTime, Utc};
 use domain::ids::{SenderId, TenantId};
+use uuid::Uuid;
 
 use super::owners::{Owner, OwnersByNumber};
 use super::pending::Body;
 use super::unknown::{Unknown, UnknownKind};
 use crate::dead_letters::{Parked, Source};
 use crate::inbound::{Heard, Recipient};
-use crate::whatsapp::webhook::{StatusItem, StatusKind, WebhookItem, parse};
+use crate::whatsapp::webhook::{StatusItem, StatusKind, TemplateNews, WebhookItem, parse};
 
 /// Where a status came from. The same body always gives each item the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +34,18 @@ pub(super) struct Located {
     pub(super) status: StatusItem,
 }
 
+/// News about a template, with the senders whose secret signed it.
+pub(super) struct VerifiedNews {
+    pub(super) place: Place,
+    pub(super) senders: Vec<Uuid>,
+    pub(super) news: TemplateNews,
+}
+
 /// What bodies hold.
 #[derive(Default)]
 pub(super) struct Contents {
     pub(super) located: Vec<Located>,
+    pub(super) templates: Vec<VerifiedNews>,
     pub(super) parked: Vec<Parked>,
     /// What users said.
     pub(super) heard: Vec<(Place, Heard)>,
@@ -81,6 +90,10 @@ impl Contents {
                         self.unknown.count(UnknownKind::Message, &inbound.kind, body.id);
                     }
                     self.heard.push((place, Heard::message(owner.tenant_id, owner.sender_id, *inbound)));
+                }
+                WebhookItem::Template(news) => {
+                    let senders = body.verified_senders.clone();
+                    self.templates.push(VerifiedNews { place, senders, news });
                 }
                 WebhookItem::Preference(preference) => {
                     let Some(owner) = self.owner(body, place, &preference.phone_number_id, owners) else { continue };

@@ -83,6 +83,9 @@ pub enum PrepareError {
     /// The sender's access token is empty or has characters that a header cannot carry.
     #[error("the sender's access token is not valid")]
     AccessToken,
+    /// The sender's version of the Graph API is not of the form `v25.0`.
+    #[error("the sender's version of the Graph API must have the form v25.0")]
+    ApiVersion,
     /// The recipient is not a number with a leading `+`. Without it WhatsApp may put the sender's country before it.
     #[error("the recipient is not an international phone number")]
     Recipient,
@@ -91,9 +94,47 @@ pub enum PrepareError {
     Body,
 }
 
+/// What the endpoint for marketing messages does where the account or the template is not set up for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProductPolicy {
+    /// The message goes through the Cloud API.
+    #[default]
+    CloudApiFallback,
+    /// The message is refused.
+    Strict,
+}
+
+impl ProductPolicy {
+    pub const ALL: [Self; 2] = [Self::CloudApiFallback, Self::Strict];
+
+    /// As Meta writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CloudApiFallback => "CLOUD_API_FALLBACK",
+            Self::Strict => "STRICT",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// How a message leaves through the endpoint for marketing messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MarketingSettings {
+    pub product_policy: ProductPolicy,
+    /// May Meta use what happens to the message? `None`: as the account is set up.
+    pub activity_sharing: Option<bool>,
+}
+
 /// One template to one number.
 pub struct SendRequest<'a> {
     pub base_url: &'a str,
+    /// `None`: the version that is configured for all.
+    pub api_version: Option<&'a str>,
+    /// `None`: the endpoint for all messages.
+    pub marketing: Option<MarketingSettings>,
     pub phone_number_id: &'a str,
     pub access_token: &'a str,
     /// E.164 with the leading `+`.
@@ -141,21 +182,7 @@ impl WhatsAppClient {
         if !is_version(&config.api_version) {
             return Err(ClientError::ApiVersion);
         }
-        let http = Client::builder()
-            .connect_timeout(config.connect_timeout)
-            .timeout(config.call_timeout)
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            // A proxy of the environment would see the calls to stand-ins, and its own errors look like answers.
-            .no_proxy()
-            .referer(false)
-            .http1_only()
-            .pool_idle_timeout(config.pool_idle_timeout)
-            .pool_max_idle_per_host(config.pool_idle_connections_max)
-            .tcp_keepalive(config.tcp_keepalive)
-            .user_agent(concat!("ektola/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(ClientError::Setup)?;
+        let http = http_client(&config).map_err(ClientError::Setup)?;
         Ok(Self { http, config: Arc::new(config) })
     }
 
@@ -200,28 +227,57 @@ impl WhatsAppClient {
 
     fn url(&self, request: &SendRequest<'_>) -> Result<Url, PrepareError> {
         let id = request.phone_number_id;
-        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+        if !is_path_segment(id) {
             return Err(PrepareError::PhoneNumberId);
         }
-        let mut url = Url::parse(request.base_url).map_err(|_| PrepareError::BaseUrl)?;
-        // Credentials in the address would become a second Authorization header.
-        let plain = url.username().is_empty() && url.password().is_none();
-        if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !plain {
-            return Err(PrepareError::BaseUrl);
+        let version = request.api_version.unwrap_or(&self.config.api_version);
+        if !is_version(version) {
+            return Err(PrepareError::ApiVersion);
         }
-        url.set_query(None);
-        url.set_fragment(None);
-        url.path_segments_mut().map_err(|()| PrepareError::BaseUrl)?.pop_if_empty().extend([
-            self.config.api_version.as_str(),
-            id,
-            "messages",
-        ]);
-        Ok(url)
+        let endpoint = if request.marketing.is_some() { "marketing_messages" } else { "messages" };
+        graph_url(request.base_url, [version, id, endpoint]).ok_or(PrepareError::BaseUrl)
     }
 }
 
+/// The one way in which requests to Meta are made.
+pub(super) fn http_client(config: &ClientConfig) -> reqwest::Result<Client> {
+    Client::builder()
+        .connect_timeout(config.connect_timeout)
+        .timeout(config.call_timeout)
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        // A proxy of the environment would see the calls to stand-ins, and its own errors look like answers.
+        .no_proxy()
+        .referer(false)
+        .http1_only()
+        .pool_idle_timeout(config.pool_idle_timeout)
+        .pool_max_idle_per_host(config.pool_idle_connections_max)
+        .tcp_keepalive(config.tcp_keepalive)
+        .user_agent(concat!("ektola/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// What the id of a number or an account may be without changing the address that it is put into.
+pub(super) fn is_path_segment(id: &str) -> bool {
+    !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+/// `None` if the base is not a plain http or https address.
+pub(super) fn graph_url(base_url: &str, path: [&str; 3]) -> Option<Url> {
+    let mut url = Url::parse(base_url).ok()?;
+    // Credentials in the address would become a second Authorization header.
+    let plain = url.username().is_empty() && url.password().is_none();
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() || !plain {
+        return None;
+    }
+    url.set_query(None);
+    url.set_fragment(None);
+    url.path_segments_mut().ok()?.pop_if_empty().extend(path);
+    Some(url)
+}
+
 /// `v` and two numbers.
-fn is_version(text: &str) -> bool {
+pub fn is_version(text: &str) -> bool {
     let number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     text.strip_prefix('v')
         .and_then(|numbers| numbers.split_once('.'))
@@ -233,7 +289,8 @@ fn is_international(to: &str) -> bool {
         .is_some_and(|digits| (7..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-fn bearer(token: &str) -> Result<HeaderValue, PrepareError> {
+/// Marked as sensitive, so that it is not printed.
+pub(super) fn bearer(token: &str) -> Result<HeaderValue, PrepareError> {
     if token.is_empty() {
         return Err(PrepareError::AccessToken);
     }
@@ -263,7 +320,7 @@ fn broken_call(error: &reqwest::Error) -> SendOutcome {
 }
 
 /// `None`: it is longer than that.
-async fn read_bounded(mut response: Response, bytes_max: usize) -> reqwest::Result<Option<Vec<u8>>> {
+pub(super) async fn read_bounded(mut response: Response, bytes_max: usize) -> reqwest::Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > bytes_max {
@@ -282,6 +339,10 @@ struct Body<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     template: Template<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    product_policy: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message_activity_sharing: Option<bool>,
     /// The message id and nothing else: it passes through WhatsApp's logs.
     biz_opaque_callback_data: MessageId,
 }
@@ -311,6 +372,8 @@ impl<'a> Body<'a> {
                 language: Language { code: request.language },
                 components: &request.components,
             },
+            product_policy: request.marketing.map(|marketing| marketing.product_policy.name()),
+            message_activity_sharing: request.marketing.and_then(|marketing| marketing.activity_sharing),
             biz_opaque_callback_data: request.callback,
         }
     }

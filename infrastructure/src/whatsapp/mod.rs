@@ -5,6 +5,7 @@
 //! WhatsApp says in so many words that nothing was accepted. Everything else is unknown until a webhook speaks.
 
 mod answer;
+pub mod catalog;
 pub mod client;
 pub mod reactions;
 mod retry_ladder;

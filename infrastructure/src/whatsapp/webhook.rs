@@ -9,6 +9,7 @@
 
 mod inbound;
 mod repair;
+mod template_news;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ use serde_json::Value;
 
 use self::inbound::Contacts;
 pub use self::inbound::{Identity, InboundItem, Preference, PreferenceItem};
+pub use self::template_news::{TemplateNews, TemplateNewsKind};
 use super::{WAMID_BYTES_MAX, without_nul};
 
 /// Longer labels of WhatsApp are cut: a foreign text must not swell events.
@@ -38,6 +40,7 @@ pub enum WebhookItem {
     Inbound(Box<InboundItem>),
     /// A contact's own switch for offers.
     Preference(PreferenceItem),
+    Template(TemplateNews),
     /// A change that we do not interpret, by its field.
     Other {
         field: String,
@@ -107,6 +110,8 @@ pub enum Unreadable {
     StatusName,
     /// The status has no time, or none that can be read.
     Timestamp,
+    /// News about a template does not say of which account and template.
+    Template,
 }
 
 impl fmt::Display for Unreadable {
@@ -119,6 +124,7 @@ impl fmt::Display for Unreadable {
             Self::Wamid => "the item has no usable message id",
             Self::StatusName => "the status has no name",
             Self::Timestamp => "the status has no readable time",
+            Self::Template => "the news is about a template without account, name or language",
         })
     }
 }
@@ -135,7 +141,7 @@ pub fn parse(body: &[u8]) -> Result<Vec<WebhookItem>, ParseError> {
     let mut items = Items::default();
     for entry in entries {
         match entry.get("changes").and_then(Value::as_array) {
-            Some(changes) => changes.iter().for_each(|change| items.read_change(change)),
+            Some(changes) => changes.iter().for_each(|change| items.read_change(entry, change)),
             None => items.push(Err(Unreadable::Entry)),
         }
     }
@@ -151,7 +157,10 @@ impl Items {
         self.0.push(item.unwrap_or_else(|reason| WebhookItem::Unreadable { index, reason }));
     }
 
-    fn read_change(&mut self, change: &Value) {
+    fn read_change(&mut self, entry: &Value, change: &Value) {
+        if let Some(news) = template_news::read(entry, change) {
+            return self.push(news);
+        }
         let field = text(change.get("field"));
         // One of WhatsApp's own examples carries the wrong field, so a missing one is judged by its content.
         if let Some(field) = field.filter(|field| ![MESSAGES, USER_PREFERENCES].contains(field)) {

@@ -102,7 +102,7 @@ impl Script {
     }
 
     pub(crate) fn definition(&self, name: &str) -> CampaignDefinition {
-        let first = ParameterSource { attribute: "name".to_owned(), fallback: Some("Customer".to_owned()) };
+        let first = ParameterSource::Attribute { attribute: "name".to_owned(), fallback: Some("Customer".to_owned()) };
         CampaignDefinition {
             name: name.to_owned(),
             template_id: self.template,

@@ -22,5 +22,6 @@ mod rate;
 mod recurrence;
 mod sandbox_process;
 mod six_kills;
+mod templates;
 mod trouble;
 mod webhooks;

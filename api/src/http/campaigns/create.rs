@@ -6,21 +6,21 @@ use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
-use domain::campaign::{CampaignCommand, CampaignDefinition, CampaignType, ParameterMapping, ParameterSource};
+use domain::campaign::{CampaignCommand, CampaignDefinition, CampaignType};
 use domain::ids::{SenderId, TemplateId};
 use domain::message::OnUnknown;
 use domain::schedule::{DateRole, LocalTime, Recurrence, Schedule, ScheduleError};
-use domain::template::clean;
 use infrastructure::templates::{self, Template};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::document::CampaignAnswer;
+use super::parameters::{check_against_template, read_parameters};
 use super::{answer, refused};
 use crate::http::auth::Caller;
 use crate::http::body::JsonObject;
-use crate::http::fields::{Faults, Fields, kind_of};
+use crate::http::fields::{Faults, Fields};
 use crate::http::path::parse_id;
 use crate::http::problem::Answer;
 use crate::http::senders;
@@ -71,7 +71,7 @@ pub(in crate::http) struct NewCampaignDocument {
     /// Must be the template's.
     language: Option<String>,
     /// From the variables of the template to where their values come from:
-    /// `{"1": {"attribute": "name", "fallback": "Customer"}}`.
+    /// `{"1": {"attribute": "name", "fallback": "Customer"}, "header.image": {"value": "https://cdn.example/a.jpg"}}`.
     parameters: Option<BTreeMap<String, NewParameter>>,
     /// Without it each run uses the tenant's default sender.
     sender_id: Option<Uuid>,
@@ -79,14 +79,16 @@ pub(in crate::http) struct NewCampaignDocument {
     on_unknown: Option<String>,
 }
 
-/// Where the value of a variable comes from.
+/// Where the value of a variable comes from: an attribute of the contact, or one value for all.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it documents the body")]
 pub(in crate::http) struct NewParameter {
     /// A column of the uploads.
-    attribute: String,
+    attribute: Option<String>,
     /// Used where the contact has no value; without one such a contact is skipped.
     fallback: Option<String>,
+    /// The same for every contact, instead of an attribute.
+    value: Option<String>,
 }
 
 /// Creates a campaign as a draft. Everything that is wrong with the body is told at once.
@@ -206,55 +208,6 @@ fn read_date(field: &str, text: &str, zone: &str, role: DateRole, faults: &mut F
     LocalTime::parse(text, zone, role).map_err(|error| faults.push(field, error)).ok()
 }
 
-fn read_parameters(fields: &mut Fields, faults: &mut Faults) -> ParameterMapping {
-    let mut mapping = ParameterMapping::new();
-    for (name, value) in fields.object("parameters", faults).unwrap_or_default() {
-        let path = format!("parameters.{name}");
-        let Value::Object(object) = value else {
-            let reason = format!("must be an object such as {{\"attribute\": \"name\"}}, not {}", kind_of(&value));
-            faults.push(path, reason);
-            continue;
-        };
-        let mut source = Fields::of(object, &format!("{path}."), &["attribute", "fallback"], faults);
-        let attribute = source.required_text("attribute", faults).map(|attribute| attribute_key(&attribute));
-        let fallback = source.text("fallback", faults);
-        if attribute.as_ref().is_some_and(String::is_empty) {
-            faults.push(source.path("attribute"), "must be the name of a column of the uploads");
-        }
-        if fallback.as_ref().is_some_and(|fallback| clean(fallback).is_empty()) {
-            faults.push(source.path("fallback"), "must not be empty; leave it out to skip contacts without a value");
-        }
-        if let Some(attribute) = attribute {
-            mapping.insert(name, ParameterSource { attribute, fallback });
-        }
-    }
-    mapping
-}
-
-/// Columns of uploads are kept in this form: `Due Date` and `due_date` are one.
-fn attribute_key(name: &str) -> String {
-    name.to_lowercase().split_whitespace().collect::<Vec<_>>().join("_")
-}
-
-fn check_against_template(
-    template: &Template,
-    language: Option<&str>,
-    parameters: &ParameterMapping,
-    faults: &mut Faults,
-) {
-    if language.is_some_and(|language| language != template.language) {
-        faults.push("language", format!("must be {}, the language of the template", template.language));
-    }
-    for name in parameters.keys().filter(|name| !template.variables.contains(name)) {
-        let reason = if template.variables.is_empty() {
-            format!("the template {} has no variables", template.name)
-        } else {
-            format!("is not a variable of the template {}; it has {}", template.name, template.variables.join(", "))
-        };
-        faults.push(format!("parameters.{name}"), reason);
-    }
-}
-
 async fn find_template(state: &ApiState, caller: &Caller, text: &str, faults: &mut Faults) -> Answer<Option<Template>> {
     let found = match parse_id(text) {
         Some(id) => templates::find_template(&state.pool, caller.tenant.id, TemplateId(id)).await?,
@@ -301,20 +254,6 @@ mod tests {
         (read_schedule(&mut fields(body), ZONE, &mut faults), faulty(faults))
     }
 
-    fn template(variables: &[&str]) -> Template {
-        Template {
-            id: TemplateId(Uuid::nil()),
-            tenant_id: domain::ids::TenantId(Uuid::nil()),
-            name: "due".to_owned(),
-            language: "en".to_owned(),
-            category: "UTILITY".to_owned(),
-            status: "APPROVED".to_owned(),
-            components: json!([]),
-            variables: variables.iter().map(|&name| name.to_owned()).collect(),
-            created_at: DateTime::UNIX_EPOCH,
-        }
-    }
-
     #[test]
     fn dates_are_local_and_an_end_includes_its_day() {
         let body = json!({"recurrence_type": "daily", "start_date": "2026-12-01T10:00", "end_date": "2026-12-01"});
@@ -345,55 +284,6 @@ mod tests {
         let (schedule, faults) =
             schedule(&json!({"recurrence_type": "daily", "start_date": "2026-12-01", "end_date": "x"}));
         assert_eq!((schedule, faults), (None, vec!["end_date".to_owned()]));
-    }
-
-    #[test]
-    fn parameters_name_a_column_as_uploads_keep_it() {
-        let mut faults = Faults::default();
-        let body =
-            json!({"parameters": {"1": {"attribute": " Due Date ", "fallback": "soon"}, "2": {"attribute": "name"}}});
-        let mapping = read_parameters(&mut fields(&body), &mut faults);
-        assert!(faults.is_empty());
-        assert_eq!(
-            mapping["1"],
-            ParameterSource { attribute: "due_date".to_owned(), fallback: Some("soon".to_owned()) }
-        );
-        assert_eq!(mapping["2"].fallback, None);
-    }
-
-    #[test]
-    fn each_fault_of_a_parameter_is_told_at_its_place() {
-        let mut faults = Faults::default();
-        let body = json!({"parameters": {
-            "1": "name",
-            "2": {"attribute": "", "fallback": " "},
-            "3": {"atribute": "name"},
-        }});
-        read_parameters(&mut fields(&body), &mut faults);
-        let expected = [
-            "parameters.1",
-            "parameters.2.attribute",
-            "parameters.2.fallback",
-            "parameters.3.atribute",
-            "parameters.3.attribute",
-        ];
-        assert_eq!(faulty(faults), expected);
-    }
-
-    #[test]
-    fn language_and_parameters_must_be_the_templates() {
-        let source = ParameterSource { attribute: "name".to_owned(), fallback: None };
-        let mapping: ParameterMapping = ["1", "3"].map(|name| (name.to_owned(), source.clone())).into();
-        let mut faults = Faults::default();
-        check_against_template(&template(&["1", "2"]), Some("hi"), &mapping, &mut faults);
-        let problem = faults.check().unwrap_err();
-        assert_eq!(problem.faults.len(), 2);
-        assert_eq!(problem.faults[0].reason, "must be en, the language of the template");
-        assert_eq!(problem.faults[1].reason, "is not a variable of the template due; it has 1, 2");
-
-        let mut faults = Faults::default();
-        check_against_template(&template(&["1", "2", "3"]), Some("en"), &mapping, &mut faults);
-        assert!(faults.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use domain::campaign::ParameterMapping;
+use domain::campaign::{ParameterMapping, ParameterSource};
 use domain::message::OnUnknown;
 use projections::campaigns::read::{CampaignRow, NextRun};
 use serde::Serialize;
@@ -54,12 +54,19 @@ pub(in crate::http) struct CampaignDocument {
 /// Where the value of a variable comes from.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Parameter)]
-pub(in crate::http) struct ParameterDocument {
-    /// The contact's attribute: a column of the upload.
-    attribute: String,
-    /// Used where the contact has no value; without one such a contact is skipped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fallback: Option<String>,
+#[serde(untagged)]
+pub(in crate::http) enum ParameterDocument {
+    Attribute {
+        /// The contact's attribute: a column of the upload.
+        attribute: String,
+        /// Used where the contact has no value; without one such a contact is skipped.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        fallback: Option<String>,
+    },
+    Constant {
+        /// The same for every contact.
+        value: String,
+    },
 }
 
 /// A coming occurrence.
@@ -112,7 +119,15 @@ impl From<NextRun> for NextRunDocument {
 fn parameters(mapping: ParameterMapping) -> BTreeMap<String, ParameterDocument> {
     mapping
         .into_iter()
-        .map(|(name, source)| (name, ParameterDocument { attribute: source.attribute, fallback: source.fallback }))
+        .map(|(name, source)| {
+            let document = match source {
+                ParameterSource::Attribute { attribute, fallback } => {
+                    ParameterDocument::Attribute { attribute, fallback }
+                }
+                ParameterSource::Constant { value } => ParameterDocument::Constant { value },
+            };
+            (name, document)
+        })
         .collect()
 }
 

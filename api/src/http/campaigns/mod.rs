@@ -3,6 +3,7 @@
 mod commands;
 mod create;
 mod document;
+mod parameters;
 mod setup;
 
 use axum::Json;

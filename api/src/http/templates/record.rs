@@ -3,6 +3,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
+use domain::template::{ParameterFormat, Template as Content};
 use infrastructure::templates::{self, NewTemplate, TemplateRecordError};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -14,7 +15,9 @@ use crate::http::fields::{Faults, Fields};
 use crate::http::problem::{Answer, Problem};
 use crate::http::state::ApiState;
 
-const FIELDS: [&str; 4] = ["name", "language", "category", "components"];
+const FIELDS: [&str; 5] = ["name", "language", "category", "components", "parameter_format"];
+const FORMATS: [(&str, ParameterFormat); 2] =
+    [("POSITIONAL", ParameterFormat::Positional), ("NAMED", ParameterFormat::Named)];
 const CATEGORIES: [&str; 3] = ["UTILITY", "MARKETING", "AUTHENTICATION"];
 
 /// A template that exists at Meta.
@@ -30,6 +33,8 @@ pub(in crate::http) struct NewTemplateDocument {
     /// In Meta's shape, such as `[{"type": "BODY", "text": "Dear {{1}}"}]`.
     #[schema(value_type = Vec<Object>)]
     components: Value,
+    /// `POSITIONAL` or `NAMED`; told from the components if it is left out.
+    parameter_format: Option<String>,
 }
 
 /// Records a template. It is never created at Meta; until templates are read from there it counts as approved.
@@ -64,8 +69,16 @@ fn read(body: Map<String, Value>) -> Answer<NewTemplate> {
     if category.as_ref().is_some_and(|found| !CATEGORIES.iter().any(|known| known.eq_ignore_ascii_case(found))) {
         faults.push("category", TemplateRecordError::UnknownCategory);
     }
-    if let Some(Err(error)) = components.as_ref().map(domain::template::variables) {
-        faults.push("components", error);
+    let format = fields.choice("parameter_format", &FORMATS, &mut faults);
+    match components.as_ref().map(Content::parse) {
+        Some(Err(error)) => faults.push("components", error),
+        Some(Ok(content))
+            if format.is_some_and(|format| format != content.parameter_format()) && !content.variables().is_empty() =>
+        {
+            let reason = format!("does not fit the components, which are {}", content.parameter_format().name());
+            faults.push("parameter_format", reason);
+        }
+        Some(Ok(_)) | None => {}
     }
     match (name, language, category, components) {
         (Some(name), Some(language), Some(category), Some(components)) if faults.is_empty() => {
@@ -116,6 +129,20 @@ mod tests {
         let mut fields: Vec<&str> = problem.faults.iter().map(|fault| fault.field.as_str()).collect();
         fields.sort_unstable();
         assert_eq!(fields, ["category", "components", "lang", "language", "name"]);
+    }
+
+    #[test]
+    fn the_format_must_fit_the_components() {
+        let of = |format: &str, text: &str| {
+            let components = json!([{"type": "BODY", "text": text}]);
+            read_json(json!({
+                "name": "due", "language": "en", "category": "utility", "components": components, "parameter_format": format,
+            }))
+        };
+        assert!(of("NAMED", "Dear {{name}}").is_ok() && of("POSITIONAL", "Dear {{1}}").is_ok());
+        assert!(of("NAMED", "Hello").is_ok());
+        assert_eq!(of("NAMED", "Dear {{1}}").unwrap_err().faults[0].field, "parameter_format");
+        assert_eq!(of("PRINTED", "Dear {{1}}").unwrap_err().faults[0].field, "parameter_format");
     }
 
     #[test]

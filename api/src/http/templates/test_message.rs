@@ -3,13 +3,14 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
 use domain::aggregate::CommandEnvelope;
 use domain::campaign::{ParameterMapping, Trigger};
 use domain::campaign_run::{Audience, CampaignRunCommand, FrozenTemplate, RunDefinition};
 use domain::ids::{MessageId, RunId, SenderId};
 use domain::message::{Lane, MessageCommand, OnUnknown};
 use domain::phone::{self, Phone};
-use domain::template::clean;
+use domain::template::{FillError, Template as Content};
 use infrastructure::contacts::ensure_contact;
 use infrastructure::event_store::{Addressed, Attachment, RecipientRow};
 use infrastructure::templates::Template;
@@ -72,7 +73,7 @@ pub(in crate::http) async fn test(
 ) -> Answer<(StatusCode, Json<TestMessageAnswer>)> {
     let template = find(&state, &caller, id).await?;
     let mut faults = Faults::default();
-    let read = read(body, &template, &mut faults);
+    let read = read(body, &template, state.clock.now(), &mut faults);
     if let Some(TestMessage { sender_id: Some(sender_id), .. }) = &read
         && infrastructure::senders::find_sender(&state.pool, caller.tenant.id, *sender_id).await?.is_none()
     {
@@ -82,7 +83,7 @@ pub(in crate::http) async fn test(
         Some(message) if faults.is_empty() => message,
         _ => return Err(faults.into_problem()),
     };
-    if template.status != "APPROVED" {
+    if !template.is_approved() {
         return Err(Problem::conflict(format!(
             "The template is {} at WhatsApp; only an approved one can be sent.",
             template.status
@@ -91,16 +92,18 @@ pub(in crate::http) async fn test(
     send(&state, &caller, template, message).await.map(|answer| (StatusCode::ACCEPTED, Json(answer)))
 }
 
-fn read(body: Map<String, Value>, template: &Template, faults: &mut Faults) -> Option<TestMessage> {
+fn read(body: Map<String, Value>, template: &Template, at: DateTime<Utc>, faults: &mut Faults) -> Option<TestMessage> {
     let mut fields = Fields::of(body, "", &["to", "variables", "sender_id"], faults);
     let to = fields.required_text("to", faults);
     let to = to.and_then(|text| phone::normalize(&text).map_err(|error| faults.push("to", error)).ok());
-    let given = if template.variables.is_empty() {
-        fields.object("variables", faults)
-    } else {
-        fields.required_object("variables", faults)
+    let given = fields.object("variables", faults).unwrap_or_default();
+    let values = match Content::parse(&template.components) {
+        Ok(content) => read_values(&given, &content, at, faults),
+        Err(error) => {
+            faults.push("id", format!("the template {} cannot be sent by this release: {error}", template.name));
+            BTreeMap::new()
+        }
     };
-    let values = read_values(&given.unwrap_or_default(), &template.variables, faults);
     let sender_id = fields.text("sender_id", faults).and_then(|text| {
         let id = parse_id(&text).map(SenderId);
         if id.is_none() {
@@ -112,21 +115,39 @@ fn read(body: Map<String, Value>, template: &Template, faults: &mut Faults) -> O
     Some(TestMessage { to: to?, values, sender_id })
 }
 
-fn read_values(given: &Map<String, Value>, variables: &[String], faults: &mut Faults) -> BTreeMap<String, String> {
-    let known: Vec<&str> = variables.iter().map(String::as_str).collect();
-    let mut values = BTreeMap::new();
+fn read_values(
+    given: &Map<String, Value>,
+    content: &Content,
+    at: DateTime<Utc>,
+    faults: &mut Faults,
+) -> BTreeMap<String, String> {
+    let known: Vec<&str> = content.slots().iter().map(|slot| slot.name.as_str()).collect();
     for name in given.keys().filter(|name| !known.contains(&name.as_str())) {
         faults.unknown("variables.", name, &known);
     }
-    for name in variables {
-        let path = format!("variables.{name}");
-        match given.get(name) {
-            None | Some(Value::Null) => faults.push(path, "is missing; every variable of the template needs a value"),
-            Some(Value::String(text)) => match clean(text) {
-                value if value.is_empty() => faults.push(path, "must not be empty; WhatsApp refuses empty values"),
-                value => drop(values.insert(name.clone(), value)),
+    let mut values = BTreeMap::new();
+    for slot in content.slots() {
+        let path = format!("variables.{}", slot.name);
+        match given.get(&slot.name) {
+            None | Some(Value::Null) if slot.required => {
+                faults.push(path, "is missing; the template cannot be sent without a value for it");
+            }
+            None | Some(Value::Null) => {}
+            Some(Value::String(text)) => match slot.kind.read(text) {
+                Ok(value) => drop(values.insert(slot.name.clone(), value)),
+                Err(error) => faults.push(path, error),
             },
             Some(other) => faults.push(path, format!("must be a string, not {}", kind_of(other))),
+        }
+    }
+    if faults.is_empty() {
+        // What only shows in the whole: a text that is too long, an offer that has ended.
+        match content.fill_with(&values, at) {
+            Ok(_) => {}
+            Err(error @ (FillError::Missing { .. } | FillError::TooLong { .. })) => faults.push("variables", error),
+            Err(FillError::Invalid { name, takes }) => {
+                faults.push(format!("variables.{name}"), format!("takes {takes}"));
+            }
         }
     }
     values
@@ -183,7 +204,6 @@ async fn send(
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
     use domain::ids::{TemplateId, TenantId};
 
     use super::*;
@@ -196,8 +216,13 @@ mod tests {
             language: "en".to_owned(),
             category: "UTILITY".to_owned(),
             status: "APPROVED".to_owned(),
-            components: json!([]),
+            components: json!([{"type": "BODY", "text": variables.iter().map(|v| format!("{{{{{v}}}}} ")).collect::<String>() + "."}]),
             variables: variables.iter().map(|&name| name.to_owned()).collect(),
+            parameter_format: "POSITIONAL".to_owned(),
+            quality_score: None,
+            waba_id: None,
+            provider_id: None,
+            synced_at: None,
             created_at: DateTime::UNIX_EPOCH,
         }
     }
@@ -205,7 +230,7 @@ mod tests {
     fn read_json(body: Value, variables: &[&str]) -> Result<TestMessage, Vec<(String, String)>> {
         let Value::Object(body) = body else { panic!("not an object") };
         let mut faults = Faults::default();
-        match read(body, &template(variables), &mut faults) {
+        match read(body, &template(variables), DateTime::UNIX_EPOCH, &mut faults) {
             Some(message) => Ok(message),
             None => Err(faults.into_problem().faults.into_iter().map(|fault| (fault.field, fault.reason)).collect()),
         }

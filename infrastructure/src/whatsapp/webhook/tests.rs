@@ -194,7 +194,8 @@ fn malformed_entries_and_changes_do_not_hide_the_others() {
 fn several_entries_changes_and_kinds_come_in_order() {
     let inbound = json!({ "id": "wamid.in", "from": "919812345678", "timestamp": "1", "type": "text" });
     let mixed = change(&json!({ "messages": [inbound], "statuses": [status("wamid.A", "sent")] }));
-    let template = json!({ "field": "message_template_status_update", "value": { "event": "PAUSED" } });
+    let paused = json!({ "event": "PAUSED", "message_template_name": "due", "message_template_language": "en" });
+    let template = json!({ "field": "message_template_status_update", "value": paused });
     let entry = |changes: &[&Value]| json!({ "id": "1", "time": 1, "changes": changes });
     let body = json!({ "entry": [entry(&[&mixed]), entry(&[&template, &mixed])] });
     let kinds: Vec<&str> = parse(body.to_string().as_bytes())
@@ -209,10 +210,11 @@ fn several_entries_changes_and_kinds_come_in_order() {
             }
             WebhookItem::Preference(_) => "preference",
             WebhookItem::Other { .. } => "other",
+            WebhookItem::Template(_) => "template",
             WebhookItem::Unreadable { .. } => "unreadable",
         })
         .collect();
-    assert_eq!(kinds, ["status", "inbound", "other", "status", "inbound"]);
+    assert_eq!(kinds, ["status", "inbound", "template", "status", "inbound"]);
 }
 
 #[test]
@@ -271,4 +273,102 @@ fn a_status_survives_being_stored() {
     let stored = the_status(&stored);
     let json = serde_json::to_value(&stored).expect("it can be written");
     assert_eq!(serde_json::from_value::<StatusItem>(json).expect("it can be read"), stored);
+}
+
+fn template_items(field: &str, value: &Value) -> Vec<WebhookItem> {
+    let mut value = value.clone();
+    value["message_template_id"] = json!(1_689_556_908_129_832_i64);
+    value["message_template_name"] = json!("order_confirmation");
+    value["message_template_language"] = json!("en-US");
+    let change = json!({ "field": field, "value": value });
+    let entry = json!({ "id": "102290129340398", "time": 1_739_321_024, "changes": [change] });
+    let body = json!({ "object": "whatsapp_business_account", "entry": [entry] });
+    parse(body.to_string().as_bytes()).expect("a readable body")
+}
+
+fn the_news(field: &str, value: &Value) -> TemplateNewsKind {
+    match template_items(field, value).as_slice() {
+        [WebhookItem::Template(news)] => {
+            assert_eq!((news.waba_id.as_str(), news.name.as_str()), ("102290129340398", "order_confirmation"));
+            assert_eq!(news.language, "en_US");
+            assert_eq!(news.at, DateTime::from_timestamp(1_739_321_024, 0));
+            news.kind.clone()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_status_of_a_template_is_read_in_any_case_and_with_any_reason() {
+    let of = |value: Value| the_news("message_template_status_update", &value);
+    let status = |status: &str, detail: Option<&str>| TemplateNewsKind::Status {
+        status: status.to_owned(),
+        detail: detail.map(str::to_owned),
+    };
+    assert_eq!(of(json!({"event": "APPROVED", "reason": "NONE"})), status("APPROVED", None));
+    assert_eq!(of(json!({"event": "approved", "reason": null})), status("APPROVED", None));
+    assert_eq!(of(json!({"event": "Reinstated"})), status("APPROVED", None));
+    assert_eq!(of(json!({"event": "UNARCHIVED"})), status("APPROVED", None));
+    let rejected = json!({"event": "REJECTED", "reason": "INVALID_FORMAT", "rejection_info": {"reason": "x"}});
+    assert_eq!(of(rejected), status("REJECTED", Some("INVALID_FORMAT")));
+    let paused =
+        json!({"event": "PAUSED", "reason": "NONE", "other_info": {"title": "FIRST_PAUSE", "description": "x"}});
+    assert_eq!(of(paused), status("PAUSED", Some("FIRST_PAUSE")));
+    assert_eq!(
+        of(json!({"event": "LOCKED", "other_info": {"title": "SECOND_PAUSE"}})),
+        status("PAUSED", Some("SECOND_PAUSE"))
+    );
+    assert_eq!(of(json!({"event": "LOCKED", "other_info": {"title": "UNPAUSE"}})), status("APPROVED", Some("UNPAUSE")));
+    let disabled = json!({"event": "DISABLED", "disable_info": {"disable_date": 1_751_234_563}});
+    assert_eq!(of(disabled), status("DISABLED", None));
+    for event in ["PENDING", "IN_APPEAL", "ARCHIVED", "DELETED", "PENDING_DELETION"] {
+        assert_eq!(of(json!({"event": event})), status(event, None));
+    }
+    for event in ["FLAGGED", "LOCKED", "LIMIT_EXCEEDED", "SOMETHING_NEW"] {
+        assert_eq!(of(json!({"event": event})), TemplateNewsKind::Changed, "{event} says nothing about sending");
+    }
+}
+
+#[test]
+fn quality_and_category_of_a_template_are_read() {
+    let quality = json!({"previous_quality_score": "GREEN", "new_quality_score": "yellow"});
+    let expected = TemplateNewsKind::Quality { from: Some("GREEN".to_owned()), to: "YELLOW".to_owned() };
+    // One of Meta's own examples carries the wrong field.
+    for field in ["message_template_quality_update", "message_template_status_update", "messages", "new_field"] {
+        assert_eq!(the_news(field, &quality), expected, "{field}");
+    }
+    let of = |value: Value| the_news("template_category_update", &value);
+    let (utility, marketing) = (Some("UTILITY".to_owned()), "MARKETING".to_owned());
+    assert_eq!(
+        of(
+            json!({"new_category": "UTILITY", "correct_category": "MARKETING", "category_update_timestamp": 1_739_407_424})
+        ),
+        TemplateNewsKind::CategoryAnnounced {
+            from: utility.clone(),
+            to: marketing.clone(),
+            at: DateTime::from_timestamp(1_739_407_424, 0),
+        }
+    );
+    assert_eq!(
+        of(json!({"previous_category": "UTILITY", "new_category": "MARKETING"})),
+        TemplateNewsKind::Category { from: utility, to: marketing }
+    );
+    for field in ["message_template_components_update", "template_correct_category_detection"] {
+        assert_eq!(the_news(field, &json!({"message_template_title": "x"})), TemplateNewsKind::Changed);
+    }
+}
+
+#[test]
+fn news_about_no_template_is_parked_and_other_fields_are_other() {
+    let of = |entry: Value| parse(json!({"entry": [entry]}).to_string().as_bytes()).expect("a readable body");
+    let change = json!({"field": "message_template_status_update", "value": {"event": "PAUSED"}});
+    assert_eq!(of(json!({"id": "1", "changes": [change]})), [unreadable(0, Unreadable::Template)]);
+    let value = json!({"event": "PAUSED", "message_template_name": "a", "message_template_language": "en"});
+    let change = json!({"field": "message_template_status_update", "value": value});
+    assert_eq!(of(json!({"changes": [change]})), [unreadable(0, Unreadable::Template)]);
+    let change = json!({"field": "account_update", "value": {"event": "DISABLED_UPDATE"}});
+    assert_eq!(
+        of(json!({"id": "1", "changes": [change]})),
+        [WebhookItem::Other { field: "account_update".to_owned() }]
+    );
 }

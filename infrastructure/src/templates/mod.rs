@@ -1,8 +1,22 @@
-//! Templates: what Meta has approved, as recorded by the tenant. Recording one never creates anything at Meta.
+//! Templates: what Meta has approved, as read from there or as recorded by the tenant. Nothing here creates anything at
+//! Meta.
+//!
+//! What Meta says comes in two ways, which meet in `changes`: the list of an account (`sync`, when `schedule` says) and
+//! webhooks (`news`). `runs` lets the open runs of a template follow its status.
+
+mod changes;
+pub mod news;
+mod runs;
+mod schedule;
+mod sync;
+
+pub use changes::{KnownBy, TemplateChange, What, list_changes};
+pub use runs::{TemplateRunsEffect, TemplateWatch};
+pub use sync::{AccountReport, SyncConfig, SyncError, TemplateSync};
 
 use chrono::{DateTime, Utc};
 use domain::ids::{TemplateId, TenantId};
-use domain::template::TemplateError;
+use domain::template::{Template as Content, TemplateError};
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -18,14 +32,34 @@ pub struct Template {
     pub language: String,
     /// `UTILITY`, `MARKETING` or `AUTHENTICATION`.
     pub category: String,
-    /// `APPROVED` unless Meta has said otherwise.
+    /// In Meta's words; only `APPROVED` can be sent. One that was recorded by hand counts as approved until Meta says
+    /// otherwise.
     pub status: String,
     /// In Meta's shape.
     pub components: Value,
-    /// The names of the variables in the order in which the template shows them.
+    /// The names of the variables that it needs, in the order in which the template shows them.
     pub variables: Vec<String>,
+    /// `POSITIONAL` or `NAMED`.
+    pub parameter_format: String,
+    /// `GREEN`, `YELLOW`, `RED` or `UNKNOWN`, if Meta has said so.
+    pub quality_score: Option<String>,
+    /// The account that has it; `None` for one that was recorded by hand and never seen there.
+    pub waba_id: Option<String>,
+    /// Its id at Meta, which changes when it is made again.
+    pub provider_id: Option<String>,
+    /// When it was last read from Meta.
+    pub synced_at: Option<DateTime<Utc>>,
     pub created_at: DateTime<Utc>,
 }
+
+impl Template {
+    pub fn is_approved(&self) -> bool {
+        self.status == APPROVED
+    }
+}
+
+/// The one status in which a template can be sent.
+pub const APPROVED: &str = "APPROVED";
 
 #[derive(Debug, Clone)]
 pub struct NewTemplate {
@@ -81,6 +115,11 @@ struct TemplateRow {
     status: String,
     components: Value,
     variables: Vec<String>,
+    parameter_format: String,
+    quality_score: Option<String>,
+    waba_id: Option<String>,
+    provider_id: Option<String>,
+    synced_at: Option<DateTime<Utc>>,
     created_at: DateTime<Utc>,
 }
 
@@ -95,12 +134,17 @@ impl From<TemplateRow> for Template {
             status: row.status,
             components: row.components,
             variables: row.variables,
+            parameter_format: row.parameter_format,
+            quality_score: row.quality_score,
+            waba_id: row.waba_id,
+            provider_id: row.provider_id,
+            synced_at: row.synced_at,
             created_at: row.created_at,
         }
     }
 }
 
-/// Records a template that exists at Meta. Until templates are read from there it counts as approved.
+/// Records a template that exists at Meta. Until it is read from there it counts as approved.
 pub async fn record_template(
     pool: &PgPool,
     tenant: TenantId,
@@ -117,20 +161,23 @@ pub async fn record_template(
     if contains_nul(&new.components) {
         return Err(TemplateRecordError::NulCharacter);
     }
-    let variables = domain::template::variables(&new.components).map_err(TemplateRecordError::BadComponents)?;
+    let content = Content::parse(&new.components).map_err(TemplateRecordError::BadComponents)?;
     sqlx::query_as!(
         TemplateRow,
-        "INSERT INTO templates (id, tenant_id, name, language, category, status, components, variables, created_at)
-         VALUES ($1, $2, $3, $4, $5, 'APPROVED', $6, $7, $8)
+        "INSERT INTO templates (id, tenant_id, name, language, category, status, components, variables,
+                                parameter_format, created_at)
+         VALUES ($1, $2, $3, $4, $5, 'APPROVED', $6, $7, $8, $9)
          ON CONFLICT (tenant_id, name, language) DO NOTHING
-         RETURNING id, tenant_id, name, language, category, status, components, variables, created_at",
+         RETURNING id, tenant_id, name, language, category, status, components, variables, parameter_format,
+                   quality_score, waba_id, provider_id, synced_at, created_at",
         Uuid::new_v4(),
         tenant.0,
         new.name,
         new.language,
         category,
         new.components,
-        &variables,
+        &content.variables(),
+        content.parameter_format().name(),
         now,
     )
     .fetch_optional(pool)
@@ -148,7 +195,8 @@ pub async fn list_templates(
 ) -> Result<Vec<Template>, sqlx::Error> {
     let rows = sqlx::query_as!(
         TemplateRow,
-        "SELECT id, tenant_id, name, language, category, status, components, variables, created_at
+        "SELECT id, tenant_id, name, language, category, status, components, variables, parameter_format,
+                quality_score, waba_id, provider_id, synced_at, created_at
          FROM templates
          WHERE tenant_id = $1
            AND ($2::uuid IS NULL
@@ -165,7 +213,8 @@ pub async fn list_templates(
 pub async fn find_template(pool: &PgPool, tenant: TenantId, id: TemplateId) -> Result<Option<Template>, sqlx::Error> {
     let row = sqlx::query_as!(
         TemplateRow,
-        "SELECT id, tenant_id, name, language, category, status, components, variables, created_at
+        "SELECT id, tenant_id, name, language, category, status, components, variables, parameter_format,
+                quality_score, waba_id, provider_id, synced_at, created_at
          FROM templates WHERE tenant_id = $1 AND id = $2",
         tenant.0,
         id.0,
@@ -181,7 +230,8 @@ pub async fn find_by_name(pool: &PgPool, tenant: TenantId, name: &str) -> Result
     }
     let rows = sqlx::query_as!(
         TemplateRow,
-        "SELECT id, tenant_id, name, language, category, status, components, variables, created_at
+        "SELECT id, tenant_id, name, language, category, status, components, variables, parameter_format,
+                quality_score, waba_id, provider_id, synced_at, created_at
          FROM templates WHERE tenant_id = $1 AND name = $2 ORDER BY language",
         tenant.0,
         name,
