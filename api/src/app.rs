@@ -123,6 +123,7 @@ impl App {
                 batch_bytes_max: parts.config.webhooks.interpret_batch_max_bytes,
                 poll: parts.config.webhooks.interpret_poll(),
                 attempts_max: parts.config.webhooks.interpret_attempts_max,
+                waiting_max: parts.config.webhooks.status_waits(),
                 failures: FailureRules {
                     waits: parts.config.retries.ladder(),
                     retries_max: parts.config.retries.after_acceptance_max,
@@ -230,23 +231,6 @@ impl App {
         self.workers.spawn(sagas::run::<CompletionSaga>(executor, feed.clone(), config, stop.clone()));
         self.follow(parts, Arc::new(FanOutEffect));
         self.start_reactions(parts);
-        self.follow(parts, Arc::new(ContactFlagsEffect));
-        let consent = ConsentFollower {
-            pool: self.pool.clone(),
-            clock: parts.clock.clone(),
-            messages: parts.messages.clone(),
-            consents: parts.consents.clone(),
-        };
-        self.workers.spawn(consent.run(parts.feed.clone(), stop.clone()));
-        self.follow(parts, Arc::new(TemplateRunsEffect));
-        let watch = TemplateWatch {
-            pool: self.pool.clone(),
-            clock: parts.clock.clone(),
-            runs: parts.runs.clone(),
-            poll: parts.config.templates.watch_poll(),
-        };
-        self.workers.spawn(watch.run(stop.clone()));
-        self.workers.spawn(parts.templates.clone().run(stop.clone()));
         let fan_out = FanOut {
             pool: self.pool.clone(),
             clock: parts.clock.clone(),
@@ -264,7 +248,8 @@ impl App {
         self.workers.spawn(fan_out.run(stop.clone()));
     }
 
-    /// What follows from outcomes: doubts are listed and end, trouble stalls what it concerns.
+    /// What follows from what WhatsApp and contacts say: doubts are listed and end, trouble and paused templates stall what
+    /// they concern, a stop cancels what is queued.
     fn start_reactions(&self, parts: &Parts) {
         let (pool, clock) = (self.pool.clone(), parts.clock.clone());
         self.follow(parts, Arc::new(UnknownEffect));
@@ -281,6 +266,23 @@ impl App {
         };
         self.workers.spawn(window.run(self.workers_stop.clone()));
         self.follow(parts, Arc::new(TroubleEffect { pool, clock, runs: parts.runs.clone() }));
+        self.follow(parts, Arc::new(ContactFlagsEffect));
+        let consent = ConsentFollower {
+            pool: self.pool.clone(),
+            clock: parts.clock.clone(),
+            messages: parts.messages.clone(),
+            consents: parts.consents.clone(),
+        };
+        self.follow(parts, Arc::new(consent));
+        self.follow(parts, Arc::new(TemplateRunsEffect));
+        let watch = TemplateWatch {
+            pool: self.pool.clone(),
+            clock: parts.clock.clone(),
+            runs: parts.runs.clone(),
+            poll: parts.config.templates.watch_poll(),
+        };
+        self.workers.spawn(watch.run(self.workers_stop.clone()));
+        self.workers.spawn(parts.templates.clone().run(self.workers_stop.clone()));
     }
 
     fn start_dispatch(

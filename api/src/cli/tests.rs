@@ -27,6 +27,7 @@ fn every_subcommand_parses() {
         "sender add",
         "sender add --phone-number-id 1 --waba-id 2 --access-token-file a --app-secret-file b --verify-token-file c",
         "sender set 123 --rate 250",
+        "sender set 123 --rate 250 --app-secret-file b",
         "sender set 123 --api-version v24.0 --marketing-api on --product-policy strict --activity-sharing default",
         "sender list",
         "templates sync --tenant Mehta --allow-provider-base-url",
@@ -115,6 +116,7 @@ fn no_secret_is_in_the_debug_text_of_a_call() {
         "sender add --access-token hush-hush",
         "sender add --app-secret hush-hush",
         "sender add --verify-token hush-hush",
+        "sender set 1 --app-secret hush-hush",
         "sandbox --webhook-url http://127.0.0.1:1/ --ledger l --app-secret hush-hush",
     ] {
         assert!(!format!("{:?}", parse(call).unwrap()).contains("hush-hush"), "{call}");

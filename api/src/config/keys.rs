@@ -134,6 +134,7 @@ pub(super) static KEYS: &[Key] = &[
     integer("webhooks", "interpret_batch_max_bytes", KIB, 64 * MIB),
     integer("webhooks", "interpret_poll_ms", 1, 10_000),
     integer("webhooks", "interpret_attempts_max", 1, 100),
+    integer("webhooks", "status_waits_s", 60, 604_800),
     integer("webhooks", "bodies_kept_days", 1, 3_650),
     integer("webhooks", "secret_overlap_hours", 0, 8_760),
     text("consent", "require_opt_in", is_opt_in_requirement, "\"marketing\", \"all\" or \"none\""),

@@ -380,6 +380,8 @@ pub struct WebhooksConfig {
     pub interpret_poll_ms: u64,
     /// Attempts before a webhook is parked.
     pub interpret_attempts_max: u32,
+    /// Time for which a status waits for the message that it names, in seconds.
+    pub status_waits_s: u64,
     /// Days for which the bodies of webhooks are kept.
     pub bodies_kept_days: u32,
     /// Time for which webhooks are believed that are signed with a replaced app secret, in hours.
@@ -387,6 +389,10 @@ pub struct WebhooksConfig {
 }
 
 impl WebhooksConfig {
+    pub fn status_waits(&self) -> Duration {
+        Duration::from_secs(self.status_waits_s)
+    }
+
     pub fn interpret_poll(&self) -> Duration {
         Duration::from_millis(self.interpret_poll_ms)
     }

@@ -81,7 +81,14 @@ fn stall_advice(reason: &str) -> Option<&'static str> {
             "WhatsApp refuses the template. POST /v1/templates/sync reads it again from Meta; put it right there, then \
              resume the campaign."
         }
-        "sender_refused" => "WhatsApp refuses the number's token or rights. Put them right, then resume the campaign.",
+        "sender_refused" | "account_refused" | "portfolio_refused" => {
+            "WhatsApp refuses the number, its account or the whole business; GET /v1/notices says why and what to do. Put it \
+             right, then resume the campaign."
+        }
+        "messages_refused" => {
+            "WhatsApp refused message after message for the way in which they are made; GET /v1/notices says why. Put the \
+             campaign's parameters or its template right, send a test message, then resume the campaign."
+        }
         "setup_missing" => "The template or the sender of the campaign no longer exists. Cancel it and make a new one.",
         _ => return None,
     })

@@ -1,32 +1,28 @@
 //! What follows from a stop: a refusal by WhatsApp becomes one, and what is queued for whoever stopped is cancelled.
 //!
-//! Commands go first and the checkpoint follows by compare-and-set, so a batch may be seen twice, by two processes even.
-//! That is harmless: a stop that is known changes nothing, and before anything is cancelled the contact's streams are asked
-//! what holds now. What is queued after the look is met by the last look before the call.
+//! A batch may be seen twice, by two processes even. That is harmless: a stop that is known changes nothing, and before
+//! anything is cancelled the contact's streams are asked what holds now. What is queued after the look is met by the last
+//! look before the call.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use domain::aggregate::{CommandEnvelope, Position};
 use domain::consent::{ConsentCommand, ConsentError, ConsentEvent, ConsentSource};
 use domain::event::{Event, RecordedEvent};
 use domain::ids::{ContactId, TenantId};
 use domain::message::{FailureClass, Lane, MessageCommand, MessageError, MessageEvent};
-use sqlx::PgPool;
-use tokio_util::sync::CancellationToken;
+use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::{StandingError, standings};
 use crate::clock::Clock;
-use crate::event_feed::{Batch, EventFeed, FeedError, advance_in_tx, position_of, register};
+use crate::event_feed::{ActError, TableEffect};
 use crate::event_store::{Actor, Addressed, CommandError, ConsentStore, MessageStore};
 
 const NAME: &str = "consent";
-/// The checkpoint is stored after so many events without interest, or once the log has been quiet for a while.
-const IDLE_CHECKPOINT_EVERY: Position = 5_000;
-const QUIET: Duration = Duration::from_secs(1);
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Contacts whose queued messages are looked for in one go.
 const CONTACTS_PAGE: usize = 200;
 
@@ -39,9 +35,7 @@ pub struct ConsentFollower {
 
 #[derive(Debug, thiserror::Error)]
 enum FollowerError {
-    #[error(transparent)]
-    Feed(#[from] FeedError),
-    #[error("the checkpoint, or the messages of a contact, could not be read")]
+    #[error("the messages of a contact could not be read")]
     Database(#[from] sqlx::Error),
     #[error(transparent)]
     Standing(#[from] StandingError),
@@ -74,58 +68,31 @@ fn asked(event: &RecordedEvent) -> Option<Asked> {
     }
 }
 
+#[async_trait]
+impl TableEffect for ConsentFollower {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        asked(event).is_some()
+    }
+
+    async fn act(&self, events: &[Arc<RecordedEvent>]) -> Result<(), ActError> {
+        Ok(self.react(events).await?)
+    }
+
+    /// There are no rows: what follows from a stop is commands alone.
+    async fn apply(&self, _: &mut PgConnection, _: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+}
+
 impl ConsentFollower {
-    /// Follows the log until `shutdown`. Failures are retried for ever, from the last checkpoint.
-    pub async fn run(self, feed: EventFeed, shutdown: CancellationToken) {
-        loop {
-            let failed = tokio::select! {
-                () = shutdown.cancelled() => return,
-                result = self.follow(&feed) => result.err(),
-            };
-            if let Some(error) = failed {
-                tracing::warn!(
-                    subscription = NAME,
-                    error = &error as &dyn std::error::Error,
-                    "the subscription starts again"
-                );
-                tokio::select! {
-                    () = shutdown.cancelled() => return,
-                    () = tokio::time::sleep(RETRY_PAUSE) => {}
-                }
-            }
-        }
-    }
-
-    /// Ends without an error when another process has moved the checkpoint.
-    async fn follow(&self, feed: &EventFeed) -> Result<(), FollowerError> {
-        register(&self.pool, NAME).await?;
-        let mut stored = position_of(&self.pool, NAME).await?;
-        let mut seen = stored;
-        loop {
-            let batch = match tokio::time::timeout(QUIET, feed.next(seen)).await {
-                Ok(batch) => batch?,
-                Err(_) if seen > stored => Batch { events: Vec::new(), up_to: seen },
-                Err(_) => continue,
-            };
-            let quiet = batch.up_to == seen;
-            let acted = self.react(&batch).await?;
-            if acted || quiet || batch.up_to - stored >= IDLE_CHECKPOINT_EVERY {
-                let mut tx = self.pool.begin().await?;
-                if !advance_in_tx(&mut tx, NAME, stored, batch.up_to).await? {
-                    return Ok(());
-                }
-                tx.commit().await?;
-                stored = batch.up_to;
-            }
-            seen = batch.up_to;
-        }
-    }
-
-    /// `true` if anything of it concerned us.
-    async fn react(&self, batch: &Batch) -> Result<bool, FollowerError> {
+    async fn react(&self, events: &[Arc<RecordedEvent>]) -> Result<(), FollowerError> {
         let mut refused: BTreeMap<Uuid, (TenantId, Position, DateTime<Utc>)> = BTreeMap::new();
         let mut stopped: BTreeMap<ContactId, TenantId> = BTreeMap::new();
-        for event in &batch.events {
+        for event in events {
             match asked(event) {
                 Some(Asked::Stop { said_at }) => {
                     refused.insert(event.aggregate_id, (event.tenant_id, event.position, said_at));
@@ -141,7 +108,7 @@ impl ConsentFollower {
         for page in contacts.chunks(CONTACTS_PAGE) {
             self.cancel_queued(page).await?;
         }
-        Ok(!refused.is_empty() || !contacts.is_empty())
+        Ok(())
     }
 
     /// Whoever WhatsApp says stopped offers has stopped them. The event of it comes round here again and cancels.

@@ -6,6 +6,7 @@ use domain::campaign_run::{
     Audience, CampaignRunCommand, CampaignRunEvent, FrozenTemplate, RunDefinition, StallReason,
 };
 use domain::ids::{CampaignId, RunId, TenantId};
+use domain::message::Lane;
 use domain::sagas::{SagaCommand, SagaRequest};
 use sqlx::PgPool;
 
@@ -149,6 +150,9 @@ impl Context<'_> {
             }
             (Some(_), Some(_)) => None,
         };
+        // Meta may have moved it there since the campaign was activated: then it is an offer, and is kept from whoever stopped
+        // offers.
+        let is_offer = template.as_ref().is_some_and(|template| template.category == "MARKETING");
         let frozen = template.map_or_else(
             || FrozenTemplate {
                 template_id: definition.template_id,
@@ -173,7 +177,7 @@ impl Context<'_> {
             parameters: definition.parameters,
             audience: Audience::Segment { name: definition.segment },
             sender_id: sender.map_or(domain::ids::SenderId(uuid::Uuid::nil()), |sender| sender.id),
-            lane: definition.campaign_type.lane(),
+            lane: if is_offer { Lane::Marketing } else { definition.campaign_type.lane() },
             on_unknown: definition.on_unknown,
         };
         self.run(run_id, CampaignRunCommand::Start { definition: run }).await?;

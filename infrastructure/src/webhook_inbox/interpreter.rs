@@ -40,6 +40,8 @@ pub struct InterpreterConfig {
     pub poll: Duration,
     /// A body that failed so often is parked.
     pub attempts_max: u32,
+    /// A status whose message is still not known after this belongs to another application that sends from the same number.
+    pub waiting_max: Duration,
     pub failures: FailureRules,
 }
 
@@ -49,8 +51,6 @@ const LEASE_TTL: Duration = Duration::from_secs(5);
 const LEASE_RENEWAL: Duration = Duration::from_secs(1);
 /// How often waiting statuses are looked through, and bodies that failed in another process.
 const CHORES: Duration = Duration::from_secs(1);
-/// A status whose message is still not known after this belongs to another application that sends from the same number.
-const WAITING_MAX: TimeDelta = TimeDelta::hours(1);
 /// Waiting statuses taken up in one go.
 const WAITING_PAGE: i64 = 1000;
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
@@ -229,7 +229,8 @@ impl Work {
         if self.chores_at <= Instant::now() {
             self.chores_at = Instant::now() + CHORES;
             self.failed = true;
-            let since_min = self.interpreter.clock.now() - WAITING_MAX;
+            let since_min = self.interpreter.clock.now()
+                - TimeDelta::from_std(self.interpreter.config.waiting_max).unwrap_or(TimeDelta::MAX);
             more |= self.pending.take_up_waiting(since_min, WAITING_PAGE).await?;
         }
         let taken = match self.ahead.take() {

@@ -36,6 +36,7 @@ pub(crate) fn config() -> InterpreterConfig {
         batch_bytes_max: 1 << 20,
         poll: Duration::from_millis(10),
         attempts_max: 3,
+        waiting_max: Duration::from_secs(3600),
         failures: FailureRules { waits: RetryLadder::default(), retries_max: 1 },
     }
 }

@@ -118,10 +118,17 @@ async fn a_campaign_is_activated_on_an_approved_template_with_every_variable_map
     let fields: Vec<Value> = refused(&half).await.iter().map(|error| error["field"].clone()).collect();
     assert_eq!(fields, ["parameters.header.image", "parameters.button.0.coupon_code"]);
 
+    let mapped = |campaign: &mut Value| {
+        campaign["parameters"]["header.image"] = json!({"value": "https://cdn.example/offer.jpg"});
+        campaign["parameters"]["button.0.coupon_code"] = json!({"attribute": "code", "fallback": "SAVE10"});
+    };
+    // An offer that is called a reminder would reach whoever has stopped offers.
+    let disguised = engine.campaign_on(&template, mapped).await;
+    assert_eq!(refused(&disguised).await[0]["field"], "campaign_type");
     let campaign = engine
         .campaign_on(&template, |campaign| {
-            campaign["parameters"]["header.image"] = json!({"value": "https://cdn.example/offer.jpg"});
-            campaign["parameters"]["button.0.coupon_code"] = json!({"attribute": "code", "fallback": "SAVE10"});
+            mapped(campaign);
+            campaign["campaign_type"] = json!("marketing");
         })
         .await;
     sqlx::query!("UPDATE templates SET status = 'PAUSED'").execute(&engine.database.pool).await.unwrap();

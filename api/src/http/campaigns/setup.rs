@@ -30,7 +30,8 @@ pub(super) async fn check(state: &ApiState, caller: &Caller, definition: &Campai
     Ok(())
 }
 
-/// A template is an account's, and the endpoint for marketing messages takes no other category.
+/// A template is an account's, the endpoint for marketing messages takes no other category, and an offer that is called a
+/// reminder would reach whoever has stopped offers.
 fn check_sender(template: &Template, sender: &Sender, campaign_type: CampaignType) -> Answer<()> {
     let mut faults = Faults::default();
     if template.waba_id.as_ref().is_some_and(|waba_id| *waba_id != sender.waba_id) {
@@ -52,6 +53,15 @@ fn check_sender(template: &Template, sender: &Sender, campaign_type: CampaignTyp
                 "must be utility: the template {} is {}, and the offers of the number {} leave through marketing_messages, \
                  which takes MARKETING templates only",
                 template.name, template.category, sender.phone_number_id
+            ),
+        );
+    }
+    if campaign_type == CampaignType::Utility && template.category == "MARKETING" {
+        faults.push(
+            "campaign_type",
+            format!(
+                "must be marketing: the template {} is MARKETING, and whoever stopped offers must not get it",
+                template.name
             ),
         );
     }
@@ -177,6 +187,7 @@ mod tests {
         assert_eq!(of("UTILITY", None, CampaignType::Marketing), None);
         assert_eq!(of("UTILITY", marketing, CampaignType::Utility), None);
         assert_eq!(of("UTILITY", marketing, CampaignType::Marketing).as_deref(), Some("campaign_type"));
+        assert_eq!(of("MARKETING", None, CampaignType::Utility).as_deref(), Some("campaign_type"));
         let utility = CampaignType::Utility;
         assert_eq!(fault(&template("UTILITY", Some("10")), None, utility), None);
         assert_eq!(fault(&template("UTILITY", Some("11")), None, utility).as_deref(), Some("template_id"));
