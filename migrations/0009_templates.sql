@@ -69,7 +69,9 @@ CREATE TABLE template_runs (
     -- `held`: paused, or stalled for something else.
     state       text NOT NULL CONSTRAINT template_runs_state_check
         CHECK (state IN ('running', 'waiting', 'refused', 'held')),
-    since       timestamptz NOT NULL
+    since       timestamptz NOT NULL,
+    -- Does it count as a reminder, which goes to whoever has stopped offers?
+    reminders   boolean NOT NULL
 );
 CREATE INDEX template_runs_template ON template_runs (template_id);
 

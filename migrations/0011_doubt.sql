@@ -8,12 +8,19 @@ CREATE TABLE unknown_outcomes (
     tenant_id      uuid NOT NULL,
     run_id         uuid NOT NULL,
     attempt        integer NOT NULL,
+    -- Does the campaign want it sent again?
+    resend         boolean NOT NULL,
     unknown_since  timestamptz NOT NULL,
     -- NULL: its window has not passed yet.
     unconfirmed_at timestamptz
 );
-CREATE INDEX unknown_outcomes_open ON unknown_outcomes (unknown_since) WHERE unconfirmed_at IS NULL;
+CREATE INDEX unknown_outcomes_held ON unknown_outcomes (unknown_since) WHERE unconfirmed_at IS NULL;
+CREATE INDEX unknown_outcomes_resent ON unknown_outcomes (unknown_since) WHERE unconfirmed_at IS NULL AND resend;
 CREATE INDEX unknown_outcomes_tenant ON unknown_outcomes (tenant_id, unknown_since, message_id);
+
+-- Waiting statuses go by their time, and with their body.
+CREATE INDEX webhook_waiting_since ON webhook_waiting (waiting_since);
+CREATE INDEX webhook_waiting_body ON webhook_waiting (body_id);
 
 -- What a person has to do something about: one open notice for each thing that stands still and each reason.
 CREATE TABLE notices (

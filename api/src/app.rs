@@ -12,7 +12,9 @@ use domain::sagas::{CompletionSaga, RunSaga, ScheduleSaga};
 use infrastructure::clock::Clock;
 use infrastructure::consent::{ConsentFollower, ContactFlagsEffect};
 use infrastructure::dispatch_queue::{DispatchQueue, PostgresQueue, RabbitmqConfig, RabbitmqQueue};
-use infrastructure::dispatcher::{CallJournal, Dispatcher, DispatcherConfig, InFlight, MisfitLimits, Misfits, Sweeper};
+use infrastructure::dispatcher::{
+    AccountHolds, CallJournal, Dispatcher, DispatcherConfig, InFlight, MisfitLimits, Misfits, Sweeper,
+};
 use infrastructure::event_feed::{EventFeed, FeedConfig, TableEffect, follow};
 use infrastructure::event_store::{BatchConfig, CampaignRunStore, CampaignStore, ConsentStore, MessageStore};
 use infrastructure::fan_out::{FanOut, FanOutConfig, FanOutEffect};
@@ -348,6 +350,7 @@ impl App {
             client,
             journal,
             in_flight,
+            account_holds: AccountHolds::default(),
             misfits: Misfits::new(MisfitLimits {
                 in_row: config.dispatch.misfits_in_row,
                 percent: config.dispatch.misfits_percent,
@@ -359,6 +362,7 @@ impl App {
                 lease_ttl: config.dispatch.lease_ttl(),
                 base_url_allowed,
                 attempts_max: config.dispatch.attempts_max,
+                outage_after: config.dispatch.outage_after,
                 strikes_max: config.dispatch.strikes_max,
                 pacing: config.dispatch.pacing(),
                 pairs: config.dispatch.pair(),

@@ -111,6 +111,7 @@ fn message_step() -> impl Strategy<Value = MessageStep> {
         2 => Just(MessageCommand::MarkDelivered { at: at(2), pricing: None }),
         2 => Just(MessageCommand::MarkRead { at: at(3), pricing: None }),
         2 => prop::option::of(1..4_u32).prop_map(|attempt| MessageCommand::MarkFailed { attempt, code: 1, class: FailureClass::Permanent, at: at(4) }),
+        1 => Just(MessageCommand::ConfirmLatestAttempt { at: at(1) }),
         3 => prop::option::of(1..4_u32).prop_map(|attempt| MessageCommand::RetryFailed { attempt, code: 2, at: at(4), until: at(5), retries_max: 2 }),
         4 => resolution.prop_map(|resolution| MessageCommand::Settle { resolution }),
         1 => Just(MessageCommand::Expire),

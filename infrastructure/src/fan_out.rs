@@ -226,7 +226,7 @@ impl FanOut {
                 let refusal = match run.audience {
                     Audience::Segment { .. } => self.policy.refusal(standing, member.opt_in, run.lane, now),
                     // Somebody asked for this one message to this one number.
-                    Audience::Contact { .. } => standing.consent.refusal(run.lane),
+                    Audience::Contact { .. } => standing.refusal(run.lane),
                 };
                 self.command(task, run, template.as_ref(), member, refusal)
             })

@@ -47,6 +47,7 @@ async fn bodies_go_when_their_time_is_over_unless_they_are_still_to_be_interpret
     stop.cancel();
     late.await.unwrap();
     // What it said stands.
+    assert_eq!(kit.parked().await, []);
     assert_eq!(kit.with_event("MessageSent").await, [messages[0]]);
     kit.database.close().await;
 }

@@ -209,13 +209,18 @@ async fn settle_all(
     let mut settled = Vec::with_capacity(ids.len());
     for id in ids {
         let outcome = match tenant_of(pool, *id).await? {
-            Some(tenant) => unknown::settle(store, tenant, MessageId(*id), resolution, Actor::Operator, now).await,
+            Some(tenant) => {
+                unknown::settle(pool, store, tenant, MessageId(*id), resolution, Actor::Operator, now).await
+            }
             None => Err(SettleError::NotFound),
         };
         let (status, reason) = match outcome {
             Ok(settled) => (Some(settled.status.name()), None),
             Err(SettleError::Store(error)) => return Err(error.into()),
-            Err(error @ (SettleError::NotFound | SettleError::NotAllowed { .. })) => (None, Some(error.to_string())),
+            Err(SettleError::Database(error)) => return Err(error.into()),
+            Err(error @ (SettleError::NotFound | SettleError::NotAllowed { .. } | SettleError::RunEnded)) => {
+                (None, Some(error.to_string()))
+            }
         };
         settled.push(SettledMessage { message_id: id.to_string(), status, reason });
     }

@@ -196,6 +196,8 @@ pub struct DispatchConfig {
     pub lease_ttl_s: u64,
     /// Most attempts to send one message.
     pub attempts_max: u32,
+    /// Calls in a row whose outcome is not known that are taken for an outage of WhatsApp.
+    pub outage_after: u32,
     /// Refusals for how a message is made, one after the other, that stall a run.
     pub misfits_in_row: u32,
     /// Such refusals in percent of a run's calls that stall it.
@@ -260,6 +262,10 @@ pub struct RetriesConfig {
     pub trouble_wait_s: u64,
     /// Retries of one message after a status has reported it as failed.
     pub after_acceptance_max: u32,
+    /// First wait of a number when WhatsApp is out of order, in seconds.
+    pub outage_wait_s: u64,
+    /// Longest of these waits, in seconds.
+    pub outage_wait_max_s: u64,
     /// Wait of a message that met a stalled sender, in seconds.
     pub stalled_wait_s: u64,
     /// Growth of the waits of one contact.
@@ -279,6 +285,8 @@ impl RetriesConfig {
             maintenance: Duration::from_secs(self.maintenance_wait_s),
             template_sync: Duration::from_secs(self.template_sync_wait_s),
             trouble: Duration::from_secs(self.trouble_wait_s),
+            outage: Duration::from_secs(self.outage_wait_s),
+            outage_max: Duration::from_secs(self.outage_wait_max_s),
             stalled: Duration::from_secs(self.stalled_wait_s),
             contact_growth: self.contact_growth,
             shared_growth: self.shared_growth,

@@ -89,6 +89,14 @@ fn stall_advice(reason: &str) -> Option<&'static str> {
             "WhatsApp refused message after message for the way in which they are made; GET /v1/notices says why. Put the \
              campaign's parameters or its template right, send a test message, then resume the campaign."
         }
+        "template_is_offer" => {
+            "Meta has made the template one for offers, which must not reach whoever has stopped them. Cancel the campaign and \
+             make one of the type marketing."
+        }
+        "setup_unfit" => {
+            "The template or the number has changed since the campaign was activated: a variable has no source, or the number \
+             is of another account. Cancel the campaign and make a new one."
+        }
         "setup_missing" => "The template or the sender of the campaign no longer exists. Cancel it and make a new one.",
         _ => return None,
     })

@@ -130,7 +130,7 @@ pub(super) async fn settle(
     let resolution = Fields::of(body, "", &["outcome"], &mut faults).required_choice("outcome", &OUTCOMES, &mut faults);
     let Some(resolution) = resolution.filter(|_| faults.is_empty()) else { return Err(faults.into_problem()) };
     let (tenant, actor, now) = (caller.tenant.id, caller.actor(), state.clock.now());
-    let settled = unknown::settle(&state.messages, tenant, MessageId(id), resolution, actor, now).await;
+    let settled = unknown::settle(&state.pool, &state.messages, tenant, MessageId(id), resolution, actor, now).await;
     let settled = settled.map_err(|error| refused(error, resolution))?;
     let position = match settled.position {
         Some(position) => position,
@@ -143,6 +143,8 @@ pub(super) async fn settle(
 fn refused(error: SettleError, resolution: Resolution) -> Problem {
     match error {
         SettleError::NotFound => Problem::not_found("message"),
+        SettleError::RunEnded => Problem::conflict(format!("{error}.")),
+        SettleError::Database(error) => error.into(),
         SettleError::NotAllowed { .. } if resolution == Resolution::Resend => Problem::conflict(format!(
             "{error}: a second call may reach the contact twice, so it is made only for a message in doubt of a \
              campaign with on_unknown set to resend."

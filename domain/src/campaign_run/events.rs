@@ -80,6 +80,10 @@ pub enum StallReason {
     MessagesRefused { code: i32 },
     /// Meta says that the template has this status, in which it cannot be sent.
     TemplateNotApproved { status: String },
+    /// Meta has made the template one for offers, and the campaign's messages count as reminders.
+    TemplateIsOffer,
+    /// The template, or the number that sends, has changed so that the campaign does not fit any more.
+    SetupUnfit,
     /// The campaign's template or sender no longer exists.
     SetupMissing,
 }
@@ -93,6 +97,8 @@ impl StallReason {
             Self::TemplateRefused { .. } => "template_refused",
             Self::MessagesRefused { .. } => "messages_refused",
             Self::TemplateNotApproved { .. } => "template_not_approved",
+            Self::TemplateIsOffer => "template_is_offer",
+            Self::SetupUnfit => "setup_unfit",
             Self::SetupMissing => "setup_missing",
         }
     }

@@ -49,6 +49,12 @@ impl Consent {
         source.is_whatsapp() && self.resumed_at.is_some_and(|resumed_at| said_at < resumed_at)
     }
 
+    /// Whether a stop of this source is later than the last one. It changes nothing now, and outlasts a resumption from
+    /// between the two that has not come yet.
+    pub(super) fn is_said_again_later(&self, source: ConsentSource, said_at: DateTime<Utc>) -> bool {
+        source.is_whatsapp() && self.stopped_at.is_none_or(|stopped_at| said_at > stopped_at)
+    }
+
     fn note_stop(&mut self, source: ConsentSource, at: DateTime<Utc>) {
         if source.is_whatsapp() {
             self.stopped_at = self.stopped_at.max(Some(at));

@@ -25,13 +25,14 @@ pub(super) fn decide(state: &Consent, envelope: &CommandEnvelope<ConsentCommand>
             Ok(vec![ConsentEvent::OptedIn { tenant_id, source: *source, wording: wording.clone(), at: *at }])
         }
         ConsentCommand::OptOut { source, said_at: at } => {
-            if state.opted_out || state.resumed_after(*source, *at) {
+            if (state.opted_out && !state.is_said_again_later(*source, *at)) || state.resumed_after(*source, *at) {
                 return NOTHING;
             }
             Ok(vec![ConsentEvent::OptedOut { tenant_id, source: *source, at: *at }])
         }
         ConsentCommand::StopMarketing { source, said_at: at } => {
-            if state.marketing_stopped || state.opted_out || state.resumed_after(*source, *at) {
+            let stopped = state.marketing_stopped || state.opted_out;
+            if (stopped && !state.is_said_again_later(*source, *at)) || state.resumed_after(*source, *at) {
                 return NOTHING;
             }
             Ok(vec![ConsentEvent::MarketingStopped { tenant_id, source: *source, at: *at }])

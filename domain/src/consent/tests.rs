@@ -159,9 +159,9 @@ fn anybody_lifts_a_stop_of_offers_by_name_and_nobody_by_an_opt_in() {
 fn what_is_known_is_not_said_again() {
     does_nothing(&[opt_in(Source::Upload)], &opt_in(Source::Keyword));
     does_nothing(&[opt_in(Source::Upload), stop()], &opt_in(Source::Keyword));
-    does_nothing(&[opt_out()], &Command::OptOut { source: Source::Keyword, said_at: now() });
+    does_nothing(&[opt_out()], &Command::OptOut { source: Source::Api, said_at: now() });
     does_nothing(&[stop()], &Command::StopMarketing { source: Source::UserPreferences, said_at: now() });
-    does_nothing(&[opt_out()], &stop());
+    does_nothing(&[opt_out()], &Command::StopMarketing { source: Source::Operator, said_at: now() });
     does_nothing(&[opt_in(Source::Upload)], &resume(Source::Keyword));
 }
 
@@ -205,6 +205,21 @@ fn a_word_that_comes_late_does_not_undo_a_later_one() {
         }
     }
     does_nothing(&[stop(), agree_at(Source::Keyword, said_at)], &out_at(Source::Keyword, seconds_later(9)));
+}
+
+/// A stop that is said again changes nothing now, but a resumption from in between must not lift it when it comes.
+#[test]
+fn a_stop_that_is_said_again_outlasts_a_late_resumption() {
+    let stop_at = |seconds| Command::StopMarketing { source: Source::Keyword, said_at: seconds_later(seconds) };
+    let late = Command::ResumeMarketing { source: Source::Keyword, said_at: seconds_later(15) };
+    let out = Command::OptOut { source: Source::Keyword, said_at: seconds_later(10) };
+    for first in [stop_at(10), out, opt_out()] {
+        let event = Event::MarketingStopped { tenant_id: TENANT, source: Source::Keyword, at: seconds_later(20) };
+        leads_to(std::slice::from_ref(&first), &stop_at(20), event);
+        let again = [first, stop_at(20)];
+        does_nothing(&again, &late);
+        does_nothing(&again, &stop_at(20));
+    }
 }
 
 /// The tenant's clock is another one than WhatsApp's: what it says counts when it says it.

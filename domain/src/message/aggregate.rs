@@ -57,6 +57,11 @@ impl Message {
         self.refusals
     }
 
+    /// Has another attempt followed, or may one follow? Then a word about this one comes too late to count.
+    pub(super) fn is_over(&self, attempt: u32) -> bool {
+        attempt < self.attempt || attempt <= self.deferred
+    }
+
     /// The attempt that a word about the message is about which does not say so; `None` if it may be about another.
     pub fn certain_attempt(&self) -> Option<u32> {
         (self.attempt > 0 && !self.resent).then_some(self.attempt)
@@ -90,11 +95,12 @@ impl Message {
         match &envelope.command {
             MessageCommand::QueueMessage { .. } | MessageCommand::Skip { .. } => true,
             MessageCommand::MarkSent { attempt: None, .. } => self.reached.contains(&Milestone::Sent),
-            MessageCommand::MarkSent { attempt: Some(attempt), .. } => *attempt < self.attempt,
+            MessageCommand::MarkSent { attempt: Some(attempt), .. } => self.is_over(*attempt),
             MessageCommand::BeginDispatch { .. }
             | MessageCommand::ReleaseDispatch { .. }
             | MessageCommand::MarkDelivered { .. }
             | MessageCommand::MarkRead { .. }
+            | MessageCommand::ConfirmLatestAttempt { .. }
             | MessageCommand::MarkFailed { .. }
             | MessageCommand::RetryFailed { .. }
             | MessageCommand::Defer { .. }

@@ -43,6 +43,10 @@ pub enum MessageCommand {
         acceptance: Acceptance,
         at: DateTime<Utc>,
     },
+    /// A status says that WhatsApp has accepted, under an id that belongs to none of the earlier attempts.
+    ConfirmLatestAttempt {
+        at: DateTime<Utc>,
+    },
     MarkDelivered {
         at: DateTime<Utc>,
         pricing: Option<Pricing>,

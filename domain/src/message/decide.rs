@@ -3,7 +3,7 @@ use chrono::{DateTime, Utc};
 use super::aggregate::{Facts, Message, Origin};
 use super::commands::{MessageCommand, Resolution};
 use super::error::MessageError;
-use super::events::{FailureClass, MessageEvent, MessageStatus, Milestone, OnUnknown, Transition};
+use super::events::{Acceptance, FailureClass, MessageEvent, MessageStatus, Milestone, OnUnknown, Transition};
 use crate::aggregate::CommandEnvelope;
 
 type Decision = Result<Vec<MessageEvent>, MessageError>;
@@ -39,12 +39,13 @@ pub(super) fn decide(state: &Message, envelope: &CommandEnvelope<MessageCommand>
         }
         // A repeated word about an earlier attempt must not be taken for the outcome of a later one.
         MessageCommand::MarkSent { attempt: None, .. } if message.was_sent_before() => NOTHING,
-        MessageCommand::MarkSent { attempt: Some(attempt), .. } if *attempt < state.attempt => NOTHING,
-        MessageCommand::MarkSent { acceptance, at, .. } => message.fact(
-            |facts| facts.sent,
-            |facts| facts.sent = true,
-            |transition| MessageEvent::Sent { transition, acceptance: *acceptance, at: *at },
-        ),
+        MessageCommand::MarkSent { attempt: Some(attempt), .. } if state.is_over(*attempt) => NOTHING,
+        // The call of which it speaks has failed since, and waits to be made again.
+        MessageCommand::MarkSent { attempt: None, .. } if message.waits_for_another_attempt() => NOTHING,
+        MessageCommand::MarkSent { acceptance, at, .. } => message.sent(*acceptance, *at),
+        // After a second call in doubt it may be about the first.
+        MessageCommand::ConfirmLatestAttempt { .. } if state.resent || message.waits_for_another_attempt() => NOTHING,
+        MessageCommand::ConfirmLatestAttempt { at } => message.sent(Acceptance::Accepted, *at),
         MessageCommand::MarkDelivered { at, pricing } => message.fact(
             |facts| facts.delivered,
             |facts| facts.delivered = true,
@@ -55,7 +56,7 @@ pub(super) fn decide(state: &Message, envelope: &CommandEnvelope<MessageCommand>
             |facts| facts.read = true,
             |transition| MessageEvent::Read { transition, at: *at, pricing: pricing.clone() },
         ),
-        MessageCommand::MarkFailed { attempt, .. } if attempt.is_some_and(|attempt| attempt < state.attempt) => NOTHING,
+        MessageCommand::MarkFailed { attempt: Some(attempt), .. } if state.is_over(*attempt) => NOTHING,
         MessageCommand::MarkFailed { code, class, at, .. } => message.failed(*code, *class, *at),
         MessageCommand::RetryFailed { attempt, code, at, until, retries_max } => {
             let failure = Failure { attempt: *attempt, code: *code, at: *at };
@@ -129,6 +130,10 @@ impl Known<'_> {
         self.state.claim_open && self.state.attempt == attempt
     }
 
+    fn waits_for_another_attempt(&self) -> bool {
+        self.status() == MessageStatus::Pending && self.state.deferred > 0 && self.state.deferred == self.state.attempt
+    }
+
     fn was_sent_before(&self) -> bool {
         self.state.reached.contains(&Milestone::Sent)
     }
@@ -197,7 +202,7 @@ impl Known<'_> {
 
     fn defer(&self, attempt: u32, until: DateTime<Utc>, code: i32) -> Decision {
         let given_back = attempt == self.state.attempt && self.status() == MessageStatus::Pending;
-        if attempt < self.state.attempt || attempt <= self.state.deferred || given_back {
+        if self.state.is_over(attempt) || given_back {
             return NOTHING;
         }
         let retryable = matches!(
@@ -209,6 +214,14 @@ impl Known<'_> {
         }
         let transition = self.attempted(MessageStatus::Pending);
         Ok(vec![MessageEvent::Deferred { transition, attempt, until, code, after_acceptance: false }])
+    }
+
+    fn sent(&self, acceptance: Acceptance, at: DateTime<Utc>) -> Decision {
+        self.fact(
+            |facts| facts.sent,
+            |facts| facts.sent = true,
+            |transition| MessageEvent::Sent { transition, acceptance, at },
+        )
     }
 
     fn failed(&self, code: i32, class: FailureClass, at: DateTime<Utc>) -> Decision {
@@ -225,7 +238,7 @@ impl Known<'_> {
         let Failure { attempt, code, at } = *failure;
         let latest = self.state.attempt;
         let is_repeated = match attempt {
-            Some(attempt) => attempt < latest || attempt <= self.state.deferred,
+            Some(attempt) => self.state.is_over(attempt),
             // Nothing is under way that could have failed.
             None => latest > 0 && self.status() == MessageStatus::Pending,
         };

@@ -430,6 +430,47 @@ fn what_whatsapp_gave_up_after_acceptance_is_tried_again_as_often_as_allowed() {
 }
 
 #[test]
+fn an_acceptance_under_a_new_id_settles_the_latest_attempt() {
+    let in_doubt = [queue(), begin(1), sent(), gave_up(Some(1)), begin(2), unknown(2)];
+    does_nothing(&in_doubt, &sent());
+    let confirm = Command::ConfirmLatestAttempt { at: at(1) };
+    let event = Event::Sent {
+        transition: moves(Status::Unknown, Status::Sent, &[]),
+        acceptance: Acceptance::Accepted,
+        at: at(1),
+    };
+    leads_to(&in_doubt, &confirm, event);
+    does_nothing(&[&in_doubt[..], &[confirm.clone()]].concat(), &confirm);
+    does_nothing(&[queue(), begin(1), sent(), gave_up(Some(1))], &confirm);
+    let resent = [
+        queue_with(OnUnknown::Resend),
+        begin(1),
+        unknown(1),
+        Command::Settle { resolution: Resolution::Resend },
+        begin(2),
+        unknown(2),
+    ];
+    does_nothing(&resent, &confirm);
+}
+
+/// The failure is reported first, and the word that WhatsApp had accepted comes behind it.
+#[test]
+fn an_acceptance_that_comes_after_its_failure_does_not_stop_the_retry() {
+    let gave_up_first = [queue(), begin(1), gave_up(None)];
+    for late in [answered(1), sent()] {
+        does_nothing(&gave_up_first, &late);
+        let again = [&gave_up_first[..], &[late.clone(), begin(2)]].concat();
+        assert_eq!(fold(&after(&again)).status(), Some(Status::Dispatching), "{late:?}");
+    }
+    let in_doubt = [queue(), begin(1), unknown(1), gave_up(None)];
+    does_nothing(&in_doubt, &sent());
+    does_nothing(
+        &gave_up_first,
+        &Command::MarkFailed { attempt: Some(1), code: 1, class: FailureClass::Permanent, at: at(4) },
+    );
+}
+
+#[test]
 fn a_failure_of_an_earlier_attempt_is_not_taken_for_one_of_the_present() {
     let second = [queue(), begin(1), sent(), gave_up(Some(1)), begin(2), answered(2)];
     does_nothing(&second, &gave_up(Some(1)));

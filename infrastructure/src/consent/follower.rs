@@ -144,7 +144,7 @@ impl ConsentFollower {
         let ids: Vec<ContactId> = contacts.iter().map(|(contact, _)| *contact).collect();
         let standings = standings(&self.pool, &ids).await?;
         let refuses = |contact: &ContactId, lane: Lane| {
-            standings.get(contact).is_some_and(|standing| standing.consent.refusal(lane).is_some())
+            standings.get(contact).is_some_and(|standing| standing.refusal(lane).is_some())
         };
         let tenants: BTreeMap<ContactId, TenantId> = contacts.iter().copied().collect();
         let mut doomed = BTreeSet::new();

@@ -47,7 +47,7 @@ impl ConsentPolicy {
             OptInRequired::Always => true,
         };
         let within = |since: Option<DateTime<Utc>>, span| since.is_some_and(|since| now < since + span);
-        if let Some(refusal) = standing.consent.refusal(lane) {
+        if let Some(refusal) = standing.refusal(lane) {
             Some(refusal)
         } else if required && uploaded != Some(true) && !standing.consent.opted_in() {
             Some(SkipReason::NoOptIn)

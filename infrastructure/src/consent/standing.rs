@@ -6,16 +6,8 @@ use chrono::{DateTime, Utc};
 use domain::aggregate::Decider as _;
 use domain::consent::{Consent, ConsentEvent};
 use domain::ids::ContactId;
+use domain::message::{Lane, SkipReason};
 use sqlx::PgPool;
-
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Standing {
-    pub consent: Consent,
-    /// When a message to the contact could not be delivered.
-    pub undeliverable_at: Option<DateTime<Utc>>,
-    /// When WhatsApp withheld an offer to the contact.
-    pub cooling_at: Option<DateTime<Utc>>,
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum StandingError {
@@ -27,6 +19,24 @@ pub enum StandingError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Standing {
+    pub consent: Consent,
+    /// When a message to the contact could not be delivered.
+    pub undeliverable_at: Option<DateTime<Utc>>,
+    /// When WhatsApp withheld an offer to the contact.
+    pub cooling_at: Option<DateTime<Utc>>,
+    /// Some of what the contact said cannot be read by this release, so that it may have been a stop.
+    pub(super) unreadable: bool,
+}
+
+impl Standing {
+    /// Why a message of this lane may not be sent, as far as the contact's word goes.
+    pub fn refusal(&self, lane: Lane) -> Option<SkipReason> {
+        if self.unreadable { Some(SkipReason::OptedOut) } else { self.consent.refusal(lane) }
+    }
 }
 
 /// One query, however many contacts. Whoever is not in the answer has the default standing.
@@ -54,9 +64,13 @@ pub async fn standings(pool: &PgPool, contacts: &[ContactId]) -> Result<HashMap<
         let contact = ContactId(row.id);
         let standing = standings.entry(contact).or_default();
         if let Some(payload) = row.payload {
-            let event: ConsentEvent =
-                serde_json::from_value(payload).map_err(|source| StandingError::Unreadable { contact, source })?;
-            standing.consent.evolve(&event);
+            match serde_json::from_value::<ConsentEvent>(payload) {
+                Ok(event) => standing.consent.evolve(&event),
+                Err(error) => {
+                    tracing::error!(contact.id = %contact, %error, "a stored consent cannot be read; nothing is sent to this contact");
+                    standing.unreadable = true;
+                }
+            }
         } else if row.kind.as_deref() == Some(super::flags::UNDELIVERABLE) {
             standing.undeliverable_at = row.flagged_at;
         } else {

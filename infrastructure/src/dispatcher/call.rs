@@ -1,5 +1,6 @@
 //! One call: wait for its slot, mark it, make it, and bring its outcome into the log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::claim::Claim;
 use super::departing::{Flight, ReadyCall};
+use super::outage::Outage;
 use super::supervisor::Dispatcher;
 use crate::event_store::{Actor, Addressed, Attachment, CommandError};
 use crate::pacing::{Departure, Departures};
@@ -35,6 +37,10 @@ pub(super) struct CallContext {
     pub(super) departures: Departures<ReadyCall>,
     /// How long this process holds the sender's lease for certain.
     pub(super) held_until: watch::Receiver<Instant>,
+    /// The account that owns the number.
+    pub(super) waba_id: Arc<str>,
+    /// What is known of an outage of WhatsApp.
+    pub(super) outage: Outage,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -124,7 +130,9 @@ impl CallContext {
             SendOutcome::Refused { code, class, .. } => {
                 (MessageCommand::MarkFailed { attempt: Some(attempt), code, class, at }, None)
             }
-            SendOutcome::Deferred { code, .. } if claim.refusals + 1 >= self.dispatcher.config.attempts_max => {
+            SendOutcome::Deferred { code, pause: None, .. }
+                if claim.refusals + 1 >= self.dispatcher.config.attempts_max =>
+            {
                 let class = FailureClass::RetriesExhausted;
                 (MessageCommand::MarkFailed { attempt: Some(attempt), code, class, at }, None)
             }
@@ -155,6 +163,7 @@ impl CallContext {
         match outcome {
             SendOutcome::Accepted { .. } | SendOutcome::Refused { .. } | SendOutcome::Deferred { .. } => {
                 self.departures.answered(departure);
+                self.outage.answered();
             }
             // What was not answered says nothing about when it was read.
             SendOutcome::NotConnected | SendOutcome::Unknown { .. } => drop(departure),
@@ -169,11 +178,17 @@ impl CallContext {
                 (*code, *pause, whole_sender.then(grown))
             }
             SendOutcome::NotConnected => (0, None, Some(Duration::from_secs(1))),
-            SendOutcome::Unknown { pause, .. } => (0, *pause, None),
+            SendOutcome::Unknown { why, pause } => {
+                (why.code(), *pause, self.outage.lost(self.dispatcher.client.retries(), Instant::now()))
+            }
         };
         if let Some(wait) = wait {
             tracing::debug!(sender.id = %self.sender_id, code, wait_ms = wait.as_millis(), "sending of this number pauses");
-            self.departures.hold_until(Instant::now() + wait);
+            let until = Instant::now() + wait;
+            self.departures.hold_until(until);
+            if matches!(outcome, SendOutcome::Deferred { scope: RetryScope::Account, .. }) {
+                self.dispatcher.account_holds.hold_until(&self.waba_id, until);
+            }
         }
         pause.map(|scope| stall_reason(scope, code)).or(misfit)
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::call::CallContext;
 use super::claim::{Claim, ClaimOutcome, Terms, claim};
 use super::departing::{Flights, ReadyCall, depart};
+use super::outage::Outage;
 use super::readying::{Readied, RunDefinitions, ready};
 use super::strikes;
 use super::supervisor::Dispatcher;
@@ -42,6 +43,7 @@ pub(super) struct SenderLoop {
     holder: Uuid,
     calls: TaskTracker,
     flights: Flights,
+    outage: Outage,
     pairs: PairLimiter,
     runs: RunDefinitions,
     /// Runs of which this process has made a call.
@@ -60,8 +62,9 @@ impl SenderLoop {
     pub(super) fn new(dispatcher: Dispatcher, sender: Sender, holder: Uuid, calls: TaskTracker) -> Self {
         let flights = Flights::new(dispatcher.config.concurrency.clone());
         let pairs = PairLimiter::new(dispatcher.config.pairs);
+        let outage = Outage::new(dispatcher.config.outage_after);
         let (runs, sending) = (RunDefinitions::default(), HashSet::new());
-        Self { dispatcher, sender, holder, calls, flights, pairs, runs, sending }
+        Self { dispatcher, sender, holder, calls, flights, outage, pairs, runs, sending }
     }
 
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
@@ -104,6 +107,8 @@ impl SenderLoop {
             sender_id: self.sender.id,
             departures: departures.clone(),
             held_until,
+            waba_id: self.sender.waba_id.as_str().into(),
+            outage: self.outage.clone(),
             shutdown: shutdown.clone(),
         };
         let departing =
@@ -187,6 +192,9 @@ impl Turn<'_> {
         };
         self.lane.sender = sender;
         self.departures.set_rate(self.lane.sender.rate_per_s);
+        if let Some(until) = self.lane.dispatcher.account_holds.until(&self.lane.sender.waba_id) {
+            self.departures.hold_until(until);
+        }
         Ok(true)
     }
 

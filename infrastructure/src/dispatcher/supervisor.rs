@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::account_holds::AccountHolds;
 use super::claim::InFlight;
 use super::journal::CallJournal;
 use super::misfits::Misfits;
@@ -37,6 +38,8 @@ pub struct DispatcherConfig {
     pub base_url_allowed: bool,
     /// Attempts of one message, refusals that may be retried included.
     pub attempts_max: u32,
+    /// So many calls in a row whose outcome is not known are an outage of WhatsApp.
+    pub outage_after: u32,
     /// Deliveries that may be lost with their process before a message is parked.
     pub strikes_max: u32,
     pub pacing: PacingConfig,
@@ -55,6 +58,7 @@ pub struct Dispatcher {
     pub journal: CallJournal,
     pub in_flight: InFlight,
     pub misfits: Misfits,
+    pub account_holds: AccountHolds,
     pub config: DispatcherConfig,
 }
 

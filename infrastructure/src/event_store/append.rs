@@ -123,6 +123,7 @@ pub(super) async fn append(
             ON CONFLICT (sender_id, wamid) DO UPDATE
             SET message_id = excluded.message_id, attempt = coalesce(provider_messages.attempt, excluded.attempt)
             WHERE provider_messages.message_id IS DISTINCT FROM excluded.message_id
+               OR (provider_messages.attempt IS NULL AND excluded.attempt IS NOT NULL)
         )
         SELECT aggregate_id AS "aggregate_id!", sequence AS "sequence!", position AS "position!" FROM appended
         "#,

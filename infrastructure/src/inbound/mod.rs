@@ -74,6 +74,10 @@ impl Listener {
             heard.iter().zip(is_new).map(|(heard, is_new)| heard.word(&self.keywords).filter(|_| is_new)).collect();
         self.take_in_strangers(heard, &words, &mut found, now).await?;
         identities::learn(&self.pool, &clues, &found).await?;
+        // What another item of the same step has just told may name a speaker.
+        if found.iter().zip(&clues).any(|(found, clue)| found.contact.is_none() && clue.identity.user_id.is_some()) {
+            found = identities::find(&self.pool, &clues).await?;
+        }
         self.heed_waiting(&clues, &found, now).await?;
         let refusals = self.heed(heard, &words, &found, now).await?;
         waiting::keep(&self.pool, &strangers_words(heard, &words, &found, now)).await?;

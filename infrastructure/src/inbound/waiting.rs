@@ -41,9 +41,10 @@ pub(super) async fn keep(pool: &PgPool, words: &[Words<'_>]) -> Result<(), sqlx:
             "INSERT INTO consent_waiting AS known (tenant_id, user_id, word, source, said_at)
              VALUES ($1, $2, $3, $4, $5)
              ON CONFLICT (tenant_id, user_id) DO UPDATE
-             SET word = excluded.word, source = excluded.source, said_at = excluded.said_at
-             WHERE known.said_at <= excluded.said_at
-               AND NOT (known.word = 'opt_out' AND excluded.word = 'stop_marketing')",
+             SET word = CASE WHEN known.word = 'opt_out' AND excluded.word = 'stop_marketing' THEN known.word
+                             ELSE excluded.word END,
+                 source = excluded.source, said_at = excluded.said_at
+             WHERE known.said_at <= excluded.said_at",
             word.tenant_id.0,
             word.user_id,
             name_of(word.word),

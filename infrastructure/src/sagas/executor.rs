@@ -12,8 +12,8 @@ use sqlx::PgPool;
 
 use crate::clock::Clock;
 use crate::event_store::{Actor, Addressed, CampaignRunStore, CampaignStore, CommandError};
-use crate::senders;
-use crate::templates;
+use crate::senders::{self, Sender};
+use crate::templates::{self, Template};
 use crate::whatsapp::reactions::meaning;
 
 #[derive(Clone)]
@@ -61,6 +61,12 @@ pub(crate) fn log_run_event(id: RunId, event: &CampaignRunEvent) {
         CampaignRunEvent::Cancelled { .. } => tracing::info!(run.id = %id, "run cancelled"),
         CampaignRunEvent::Expired { .. } => tracing::info!(run.id = %id, "run expired"),
         CampaignRunEvent::Stalled { reason } => match reason {
+            StallReason::TemplateIsOffer => {
+                tracing::warn!(run.id = %id, reason = reason.name(), "run stalled: Meta has made its template one for offers");
+            }
+            StallReason::SetupUnfit => {
+                tracing::warn!(run.id = %id, reason = reason.name(), "run stalled: its template or its number has changed and does not fit the campaign any more");
+            }
             StallReason::SetupMissing => {
                 tracing::warn!(run.id = %id, reason = reason.name(), "run stalled: its template or its sender no longer exists");
             }
@@ -148,6 +154,7 @@ impl Context<'_> {
             (Some(template), Some(_)) if !template.is_approved() => {
                 Some(StallReason::TemplateNotApproved { status: template.status.clone() })
             }
+            (Some(template), Some(sender)) if !fits(&definition, template, sender) => Some(StallReason::SetupUnfit),
             (Some(_), Some(_)) => None,
         };
         // Meta may have moved it there since the campaign was activated: then it is an offer, and is kept from whoever stopped
@@ -186,4 +193,14 @@ impl Context<'_> {
         }
         Ok(())
     }
+}
+
+/// Activation has looked at all this, but templates and default numbers change while a campaign recurs.
+fn fits(definition: &CampaignDefinition, template: &Template, sender: &Sender) -> bool {
+    let same_account = template.waba_id.as_ref().is_none_or(|waba_id| *waba_id == sender.waba_id);
+    let content = domain::template::Template::parse(&template.components);
+    same_account
+        && content.is_ok_and(|content| {
+            content.slots().iter().all(|slot| !slot.required || definition.parameters.contains_key(&slot.name))
+        })
 }

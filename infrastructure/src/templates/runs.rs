@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::aggregate::CommandEnvelope;
-use domain::campaign_run::{CampaignRunCommand, CampaignRunEvent, StallReason};
+use domain::campaign_run::{CampaignRunCommand, CampaignRunEvent, RunStatus, StallReason};
 use domain::event::{Event, RecordedEvent};
 use domain::ids::{RunId, TenantId};
+use domain::message::Lane;
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
@@ -44,11 +45,13 @@ impl TableEffect for TemplateRunsEffect {
             let Event::CampaignRun(run) = &event.event else { continue };
             let state = match run {
                 CampaignRunEvent::Started { definition, .. } => {
-                    add_in_tx(connection, event, definition.template.template_id.0).await?;
+                    add_in_tx(connection, event, definition.template.template_id.0, definition.lane).await?;
                     continue;
                 }
                 CampaignRunEvent::Resumed { .. } => "running",
-                CampaignRunEvent::Stalled { reason: StallReason::TemplateNotApproved { .. } } => "waiting",
+                CampaignRunEvent::Stalled {
+                    reason: StallReason::TemplateNotApproved { .. } | StallReason::TemplateIsOffer,
+                } => "waiting",
                 CampaignRunEvent::Stalled { reason: StallReason::TemplateRefused { code: TEMPLATE_PAUSED } } => {
                     "refused"
                 }
@@ -80,14 +83,17 @@ async fn add_in_tx(
     connection: &mut PgConnection,
     event: &RecordedEvent,
     template: uuid::Uuid,
+    lane: Lane,
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "INSERT INTO template_runs (run_id, tenant_id, template_id, state, since) VALUES ($1, $2, $3, 'running', $4)
+        "INSERT INTO template_runs (run_id, tenant_id, template_id, state, since, reminders)
+         VALUES ($1, $2, $3, 'running', $4, $5)
          ON CONFLICT (run_id) DO NOTHING",
         event.aggregate_id,
         event.tenant_id.0,
         template,
         event.at,
+        lane == Lane::Utility,
     )
     .execute(connection)
     .await?;
@@ -129,13 +135,13 @@ impl TemplateWatch {
     async fn turn(&self) -> Result<(), WatchError> {
         // A refusal may come before its news. Approval that is older than the refusal does not lift it.
         let rows = sqlx::query!(
-            "SELECT r.run_id, r.tenant_id, t.status
+            r#"SELECT r.run_id, r.tenant_id, t.status, r.state = 'running' AS "running!"
              FROM template_runs r
              JOIN templates t ON t.id = r.template_id AND t.tenant_id = r.tenant_id
-             WHERE (r.state = 'running' AND t.status <> 'APPROVED')
-                OR (t.status = 'APPROVED' AND t.pauses <= $1
+             WHERE (r.state = 'running' AND (t.status <> 'APPROVED' OR (r.reminders AND t.category = 'MARKETING')))
+                OR (t.status = 'APPROVED' AND NOT (r.reminders AND t.category = 'MARKETING') AND t.pauses <= $1
                     AND (r.state = 'waiting' OR (r.state = 'refused' AND t.status_at > r.since)))
-             ORDER BY r.run_id LIMIT $2",
+             ORDER BY r.run_id LIMIT $2"#,
             PAUSES_LIFTED_MAX,
             RUNS_MAX,
         )
@@ -143,8 +149,14 @@ impl TemplateWatch {
         .await?;
         for row in rows {
             let (run, tenant) = (RunId(row.run_id), TenantId(row.tenant_id));
-            if row.status == APPROVED {
-                self.give(run, tenant, CampaignRunCommand::Resume).await?;
+            if !row.running {
+                // A person may have paused it in the meantime.
+                let found = self.runs.load(run).await.map_err(|error| WatchError::Command(Box::new(error)))?;
+                if found.status() == Some(RunStatus::Stalled) {
+                    self.give(run, tenant, CampaignRunCommand::Resume).await?;
+                }
+            } else if row.status == APPROVED {
+                self.give(run, tenant, CampaignRunCommand::Stall { reason: StallReason::TemplateIsOffer }).await?;
             } else {
                 let reason = StallReason::TemplateNotApproved { status: row.status };
                 self.give(run, tenant, CampaignRunCommand::Stall { reason }).await?;

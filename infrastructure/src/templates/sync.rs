@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, TimeDelta, Utc};
 use domain::ids::{TemplateId, TenantId};
 use domain::template::{ParameterFormat, Template as Content};
 use serde_json::Value;
@@ -50,6 +50,11 @@ pub enum SyncError {
         "the number of this account has an address of its own, which is not allowed here; allow it with --allow-provider-base-url"
     )]
     BaseUrlRefused,
+    /// A token without the right to see templates is answered so, and nothing tells it from an account without any.
+    #[error(
+        "the account's list is empty, though it had templates before; nothing was changed. Does the token still have the right whatsapp_business_management?"
+    )]
+    EmptyList,
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error("the templates cannot be read or written")]
@@ -61,7 +66,7 @@ impl SyncError {
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Catalog(CatalogError::NoAnswer(_) | CatalogError::RateLimited { .. }) | Self::Database(_) => true,
-            Self::Catalog(_) | Self::BaseUrlRefused => false,
+            Self::Catalog(_) | Self::BaseUrlRefused | Self::EmptyList => false,
         }
     }
 }
@@ -152,8 +157,8 @@ impl TemplateSync {
         if sender.base_url.is_some() && !self.config.base_url_allowed {
             return Err(SyncError::BaseUrlRefused);
         }
-        // News that comes while the list is read is newer than the list.
-        let at = self.clock.now();
+        // News that comes while the list is read is newer than the list; its time is in whole seconds.
+        let at = self.clock.now().trunc_subsecs(0) - TimeDelta::seconds(1);
         let account = Account {
             base_url: sender.base_url.as_deref().unwrap_or(DEFAULT_BASE_URL),
             waba_id: &sender.waba_id,
@@ -161,6 +166,9 @@ impl TemplateSync {
             api_version: sender.api_version.as_deref(),
         };
         let catalog = self.client.fetch(&account).await?;
+        if catalog.templates.is_empty() && catalog.unreadable == 0 && self.has_templates(sender).await? {
+            return Err(SyncError::EmptyList);
+        }
         let mut tx = self.pool.begin().await?;
         let mut store = Store::load(&mut tx, sender, at).await?;
         store.report.unreadable = catalog.unreadable;
@@ -170,6 +178,19 @@ impl TemplateSync {
         store.finish_in_tx(&mut tx).await?;
         tx.commit().await?;
         Ok(store.report)
+    }
+}
+
+impl TemplateSync {
+    /// Was any of the account's templates on an earlier list?
+    async fn has_templates(&self, sender: &Sender) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar!(
+            r#"SELECT EXISTS (SELECT FROM templates WHERE tenant_id = $1 AND waba_id = $2 AND status <> 'DELETED') AS "known!""#,
+            sender.tenant_id.0,
+            sender.waba_id,
+        )
+        .fetch_one(&self.pool)
+        .await
     }
 }
 

@@ -88,6 +88,90 @@ fn paused_by(message: &MessageEvent) -> Option<(PauseScope, i32)> {
     (!has_failed || code != 0).then_some((scope, code))
 }
 
+/// What a run was stalled for, if it is not the run alone. An answer that leaves its message in doubt may still say it.
+fn paused_with(reason: &StallReason) -> Option<(PauseScope, i32)> {
+    match reason {
+        StallReason::TemplateRefused { code } => Some((PauseScope::Template, *code)),
+        StallReason::SenderRefused { code } => Some((PauseScope::Sender, *code)),
+        StallReason::AccountRefused { code } => Some((PauseScope::Account, *code)),
+        StallReason::PortfolioRefused { code } => Some((PauseScope::Portfolio, *code)),
+        StallReason::MessagesRefused { .. }
+        | StallReason::TemplateNotApproved { .. }
+        | StallReason::TemplateIsOffer
+        | StallReason::SetupUnfit
+        | StallReason::SetupMissing => None,
+    }
+}
+
+/// One event that says that something stands still.
+struct Sign {
+    run_id: Uuid,
+    tenant_id: Uuid,
+    scope: NoticeScope,
+    /// `None`: the run alone.
+    pause: Option<PauseScope>,
+    code: i32,
+    position: Position,
+    /// Of a message; a stalled run counts no second time.
+    refusals: i64,
+}
+
+/// Messages of which it has to be known whether they had been held.
+fn dropped_messages(events: &[Arc<RecordedEvent>]) -> Vec<String> {
+    let is_dropped = |event: &&Arc<RecordedEvent>| {
+        matches!(&event.event, Event::Message(MessageEvent::Failed { code: HELD_DROPPED, .. }))
+    };
+    events.iter().filter(is_dropped).map(|event| event.aggregate_id.to_string()).collect()
+}
+
+fn signs(events: &[Arc<RecordedEvent>], held: &BTreeSet<Uuid>) -> Vec<Sign> {
+    let sign = |event: &RecordedEvent, run_id, scope, pause, code, refusals| Sign {
+        run_id,
+        tenant_id: event.tenant_id.0,
+        scope,
+        pause,
+        code,
+        position: event.position,
+        refusals,
+    };
+    events
+        .iter()
+        .filter_map(|event| match &event.event {
+            Event::Message(message) => {
+                let (pause, code) = paused_by(message)?;
+                let says_so = code != HELD_DROPPED || held.contains(&event.aggregate_id);
+                let run_id = message.transition().run_id.0;
+                says_so.then(|| sign(event, run_id, pause.into(), Some(pause), code, 1))
+            }
+            Event::CampaignRun(CampaignRunEvent::Stalled { reason: StallReason::MessagesRefused { code } }) => {
+                Some(sign(event, event.aggregate_id, NoticeScope::Campaign, None, *code, 0))
+            }
+            Event::CampaignRun(CampaignRunEvent::Stalled { reason }) => {
+                let (pause, code) = paused_with(reason)?;
+                Some(sign(event, event.aggregate_id, pause.into(), Some(pause), code, 0))
+            }
+            Event::CampaignRun(_) | Event::Campaign(_) | Event::Consent(_) => None,
+        })
+        .collect()
+}
+
+/// Of messages that were held, and of no others, the code says that the business is stopped.
+async fn held_among(connection: &mut PgConnection, messages: &[String]) -> Result<BTreeSet<Uuid>, sqlx::Error> {
+    if messages.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let held = sqlx::query_scalar!(
+        r#"SELECT aggregate_id::uuid AS "id!" FROM events
+           WHERE aggregate_type = 'Message' AND aggregate_id = ANY($1) AND event_type = 'MessageSent'
+             AND payload -> 'MessageSent' -> 'acceptance' = $2"#,
+        messages,
+        serde_json::to_value(Acceptance::Held).unwrap_or_default(),
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(held.into_iter().collect())
+}
+
 impl TroubleEffect {
     async fn stall_all(&self, trouble: Trouble, cause: Position) -> Result<(), ActError> {
         let uses = uses_of(&mut *self.pool.acquire().await?, &[trouble.run_id]).await?;
@@ -100,6 +184,12 @@ impl TroubleEffect {
                    WHERE aggregate_type = 'CampaignRun' AND aggregate_id = g.run_id::text AND sequence = 1
                ) started
                WHERE g.state = 'open' AND g.tenant_id = $1
+                 -- Whoever has resumed it since knows of the trouble, or has ended it.
+                 AND NOT EXISTS (
+                     SELECT FROM events resumed
+                     WHERE resumed.aggregate_type = 'CampaignRun' AND resumed.aggregate_id = g.run_id::text
+                       AND resumed.event_type = 'RunResumed' AND resumed.position > $6
+                 )
                  AND CASE $2
                          WHEN 'template' THEN started.payload -> 'RunStarted' -> 'definition' -> 'template' ->> 'template_id' = $3
                          WHEN 'sender' THEN g.sender_id = $4
@@ -111,6 +201,7 @@ impl TroubleEffect {
             uses.template_id,
             uses.sender_id,
             uses.waba_id,
+            cause,
         )
         .fetch_all(&self.pool)
         .await?;
@@ -125,21 +216,6 @@ impl TroubleEffect {
         }
         Ok(())
     }
-
-    /// Of messages that were held, and of no others, the code says that the business is stopped.
-    async fn was_held(&self, message: Uuid) -> Result<bool, sqlx::Error> {
-        let held = serde_json::to_value(Acceptance::Held).unwrap_or_default();
-        sqlx::query_scalar!(
-            r#"SELECT EXISTS (
-                   SELECT FROM events WHERE aggregate_type = 'Message' AND aggregate_id = $1
-                     AND event_type = 'MessageSent' AND payload -> 'MessageSent' -> 'acceptance' = $2
-               ) AS "held!""#,
-            message.to_string(),
-            held,
-        )
-        .fetch_one(&self.pool)
-        .await
-    }
 }
 
 #[async_trait]
@@ -152,22 +228,18 @@ impl TableEffect for TroubleEffect {
         match &event.event {
             Event::Message(message) => paused_by(message).is_some(),
             Event::CampaignRun(CampaignRunEvent::Stalled { reason }) => {
-                matches!(reason, StallReason::MessagesRefused { .. })
+                matches!(reason, StallReason::MessagesRefused { .. }) || paused_with(reason).is_some()
             }
             Event::CampaignRun(_) | Event::Campaign(_) | Event::Consent(_) => false,
         }
     }
 
     async fn act(&self, events: &[Arc<RecordedEvent>]) -> Result<(), ActError> {
+        let held = held_among(&mut *self.pool.acquire().await?, &dropped_messages(events)).await?;
         let mut met: BTreeMap<Trouble, Position> = BTreeMap::new();
-        for event in events {
-            let Event::Message(message) = &event.event else { continue };
-            let Some((scope, code)) = paused_by(message) else { continue };
-            if code == HELD_DROPPED && !self.was_held(event.aggregate_id).await? {
-                continue;
-            }
-            let (run_id, tenant_id) = (message.transition().run_id.0, event.tenant_id.0);
-            met.insert(Trouble { run_id, tenant_id, scope, code }, event.position);
+        for Sign { run_id, tenant_id, pause, code, position, .. } in signs(events, &held) {
+            let Some(scope) = pause else { continue };
+            met.insert(Trouble { run_id, tenant_id, scope, code }, position);
         }
         for (trouble, cause) in met {
             self.stall_all(trouble, cause).await?;
@@ -176,29 +248,14 @@ impl TableEffect for TroubleEffect {
     }
 
     async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error> {
-        let mut met: Vec<(Uuid, NoticeScope, i32, &RecordedEvent)> = Vec::new();
-        for event in events {
-            match &event.event {
-                Event::Message(message) => {
-                    let Some((scope, code)) = paused_by(message) else { continue };
-                    if code == HELD_DROPPED && !self.was_held(event.aggregate_id).await? {
-                        continue;
-                    }
-                    met.push((message.transition().run_id.0, scope.into(), code, event));
-                }
-                Event::CampaignRun(CampaignRunEvent::Stalled { reason: StallReason::MessagesRefused { code } }) => {
-                    met.push((event.aggregate_id, NoticeScope::Campaign, *code, event));
-                }
-                Event::CampaignRun(_) | Event::Campaign(_) | Event::Consent(_) => {}
-            }
-        }
-        let runs: BTreeSet<Uuid> = met.iter().map(|(run, ..)| *run).collect();
+        let held = held_among(connection, &dropped_messages(events)).await?;
+        let signs = signs(events, &held);
+        let runs: BTreeSet<Uuid> = signs.iter().map(|sign| sign.run_id).collect();
         let uses = uses_of(connection, &runs.into_iter().collect::<Vec<_>>()).await?;
         let mut counted: BTreeMap<(Uuid, NoticeScope, String, i32), i64> = BTreeMap::new();
-        for (run_id, scope, code, event) in met {
+        for Sign { run_id, tenant_id, scope, code, refusals, .. } in signs {
             let Some(uses) = uses.iter().find(|uses| uses.run_id == run_id) else { continue };
-            let tenant_id = event.tenant_id.0;
-            *counted.entry((tenant_id, scope, uses.key(scope, tenant_id), code)).or_default() += 1;
+            *counted.entry((tenant_id, scope, uses.key(scope, tenant_id), code)).or_default() += refusals;
         }
         notices::raise_in_tx(connection, &counted, self.clock.now()).await
     }

@@ -90,11 +90,11 @@ pub(super) async fn raise_in_tx(
 ) -> Result<(), sqlx::Error> {
     for ((tenant_id, scope, key, code), refusals) in counted {
         let raised = sqlx::query!(
-            "INSERT INTO notices (tenant_id, scope, key, code, first_at, last_at, refusals)
-             VALUES ($1, $2, $3, $4, $5, $5, $6)
+            r#"INSERT INTO notices (tenant_id, scope, key, code, first_at, last_at, refusals)
+             VALUES ($1, $2, $3, $4, $5, $5, greatest($6::bigint, 1))
              ON CONFLICT (tenant_id, scope, key, code) WHERE done_at IS NULL
-             DO UPDATE SET last_at = excluded.last_at, refusals = notices.refusals + excluded.refusals
-             RETURNING id, refusals",
+             DO UPDATE SET last_at = excluded.last_at, refusals = notices.refusals + $6::bigint
+             RETURNING id, first_at = last_at AS "is_new!""#,
             tenant_id,
             scope.name(),
             key,
@@ -104,7 +104,7 @@ pub(super) async fn raise_in_tx(
         )
         .fetch_one(&mut *connection)
         .await?;
-        if raised.refusals == *refusals {
+        if raised.is_new {
             tracing::warn!(
                 notice.id = raised.id,
                 scope = scope.name(),
@@ -127,10 +127,11 @@ pub async fn list(
 ) -> Result<Vec<Notice>, sqlx::Error> {
     let rows = sqlx::query!(
         r#"SELECT n.id, n.tenant_id, n.scope, n.key, n.code, n.first_at, n.last_at, n.refusals, n.done_at,
-                  coalesce(t.name, s.phone_number_id) AS name
+                  coalesce(t.name, s.phone_number_id, b.name) AS name
            FROM notices n
            LEFT JOIN templates t ON n.scope = 'template' AND t.id::text = n.key
            LEFT JOIN senders s ON n.scope = 'sender' AND s.id::text = n.key
+           LEFT JOIN tenants b ON n.scope = 'portfolio' AND b.id::text = n.key
            WHERE ($1::uuid IS NULL OR n.tenant_id = $1) AND ($2 OR n.done_at IS NULL)
              AND ($3::bigint IS NULL OR n.id < $3)
            ORDER BY n.id DESC LIMIT $4"#,

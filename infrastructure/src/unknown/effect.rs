@@ -13,6 +13,7 @@ use crate::event_feed::TableEffect;
 /// Keeps the table of unknown outcomes.
 pub struct UnknownEffect;
 
+/// Where a message stands after an event.
 enum Place {
     Unknown { run_id: Uuid, tenant_id: Uuid, attempt: i32, since: DateTime<Utc> },
     Unconfirmed { at: DateTime<Utc> },
@@ -33,17 +34,32 @@ impl TableEffect for UnknownEffect {
     }
 
     async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error> {
-        let mut places: BTreeMap<Uuid, Vec<Place>> = BTreeMap::new();
+        // What is unknown and unconfirmed within one batch has waited for its window all the same.
+        let mut unknown = Columns::default();
+        let mut unconfirmed: BTreeMap<Uuid, DateTime<Utc>> = BTreeMap::new();
+        let mut settled: Vec<Uuid> = Vec::new();
+        // Only the last word on each message counts; the map also sorts the rows.
+        let mut last: BTreeMap<Uuid, Place> = BTreeMap::new();
         for event in events {
             let Event::Message(message) = &event.event else { continue };
-            places.entry(event.aggregate_id).or_default().push(place_after(message, event));
+            let place = place_after(message, event);
+            if let (Place::Unconfirmed { .. }, Some(Place::Unknown { run_id, tenant_id, attempt, since })) =
+                (&place, last.get(&event.aggregate_id))
+            {
+                unknown.push(event.aggregate_id, *run_id, *tenant_id, *attempt, *since);
+            }
+            last.insert(event.aggregate_id, place);
         }
-        for (message_id, steps) in places {
-            for step in steps {
-                take(connection, message_id, step).await?;
+        for (message_id, place) in last {
+            match place {
+                Place::Unknown { run_id, tenant_id, attempt, since } => {
+                    unknown.push(message_id, run_id, tenant_id, attempt, since);
+                }
+                Place::Unconfirmed { at } => drop(unconfirmed.insert(message_id, at)),
+                Place::Settled => settled.push(message_id),
             }
         }
-        Ok(())
+        write(connection, &unknown, unconfirmed, &settled).await
     }
 }
 
@@ -71,31 +87,68 @@ fn place_after(message: &MessageEvent, event: &RecordedEvent) -> Place {
     }
 }
 
-async fn take(connection: &mut PgConnection, message_id: Uuid, place: Place) -> Result<(), sqlx::Error> {
-    match place {
-        Place::Unknown { run_id, tenant_id, attempt, since } => {
-            sqlx::query!(
-                "INSERT INTO unknown_outcomes (message_id, tenant_id, run_id, attempt, unknown_since)
-                 VALUES ($1, $2, $3, $4, $5)
-                 ON CONFLICT (message_id) DO UPDATE
-                 SET attempt = excluded.attempt, unknown_since = excluded.unknown_since, unconfirmed_at = NULL",
-                message_id,
-                tenant_id,
-                run_id,
-                attempt,
-                since,
-            )
-            .execute(connection)
-            .await?;
-        }
-        Place::Unconfirmed { at } => {
-            sqlx::query!("UPDATE unknown_outcomes SET unconfirmed_at = $2 WHERE message_id = $1", message_id, at)
-                .execute(connection)
-                .await?;
-        }
-        Place::Settled => {
-            sqlx::query!("DELETE FROM unknown_outcomes WHERE message_id = $1", message_id).execute(connection).await?;
-        }
+#[derive(Default)]
+struct Columns {
+    messages: Vec<Uuid>,
+    runs: Vec<Uuid>,
+    tenants: Vec<Uuid>,
+    attempts: Vec<i32>,
+    since: Vec<DateTime<Utc>>,
+}
+
+impl Columns {
+    fn push(&mut self, message: Uuid, run: Uuid, tenant: Uuid, attempt: i32, since: DateTime<Utc>) {
+        self.messages.push(message);
+        self.runs.push(run);
+        self.tenants.push(tenant);
+        self.attempts.push(attempt);
+        self.since.push(since);
     }
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    unknown: &Columns,
+    unconfirmed: BTreeMap<Uuid, DateTime<Utc>>,
+    settled: &[Uuid],
+) -> Result<(), sqlx::Error> {
+    if !settled.is_empty() {
+        sqlx::query!("DELETE FROM unknown_outcomes WHERE message_id = ANY($1)", settled)
+            .execute(&mut *connection)
+            .await?;
+    }
+    if !unknown.messages.is_empty() {
+        sqlx::query!(
+            "INSERT INTO unknown_outcomes (message_id, run_id, tenant_id, attempt, unknown_since, resend)
+             SELECT t.message_id, t.run_id, t.tenant_id, t.attempt, t.unknown_since, EXISTS (
+                 SELECT FROM events e
+                 WHERE e.aggregate_type = 'Message' AND e.aggregate_id = t.message_id::text AND e.sequence = 1
+                   AND e.payload -> 'MessageQueued' ->> 'on_unknown' = 'resend'
+             )
+             FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::integer[], $5::timestamptz[])
+                 AS t(message_id, run_id, tenant_id, attempt, unknown_since)
+             ON CONFLICT (message_id) DO UPDATE
+             SET attempt = excluded.attempt, unknown_since = excluded.unknown_since, unconfirmed_at = NULL",
+            &unknown.messages,
+            &unknown.runs,
+            &unknown.tenants,
+            &unknown.attempts,
+            &unknown.since,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    if unconfirmed.is_empty() {
+        return Ok(());
+    }
+    let (messages, times): (Vec<Uuid>, Vec<DateTime<Utc>>) = unconfirmed.into_iter().unzip();
+    sqlx::query!(
+        "UPDATE unknown_outcomes u SET unconfirmed_at = t.at
+         FROM unnest($1::uuid[], $2::timestamptz[]) AS t(message_id, at) WHERE u.message_id = t.message_id",
+        &messages,
+        &times,
+    )
+    .execute(connection)
+    .await?;
     Ok(())
 }

@@ -45,6 +45,11 @@ pub enum SettleError {
     /// Its outcome is not in doubt, or the campaign does not allow a second call.
     #[error("a message that is {} cannot be settled so", .status.name())]
     NotAllowed { status: MessageStatus },
+    /// Its run has ended, so that it would not be sent.
+    #[error("there is no open run with such a message in doubt; what has ended is not sent again")]
+    RunEnded,
+    #[error("the doubts could not be read")]
+    Database(#[from] sqlx::Error),
     #[error("the message could not be changed")]
     Store(#[source] CommandError<MessageError>),
 }
@@ -92,6 +97,7 @@ pub async fn list(
 
 /// Carries out a person's word about a doubt. Given again, it does nothing.
 pub async fn settle(
+    pool: &PgPool,
     messages: &MessageStore,
     tenant: TenantId,
     message: MessageId,
@@ -99,6 +105,9 @@ pub async fn settle(
     actor: Actor,
     now: DateTime<Utc>,
 ) -> Result<Settled, SettleError> {
+    if resolution == Resolution::Resend && !may_be_sent_again(pool, tenant, message).await? {
+        return Err(SettleError::RunEnded);
+    }
     let envelope = CommandEnvelope::new(tenant, now, MessageCommand::Settle { resolution });
     match messages.execute(Addressed::new(message, envelope, actor)).await {
         Ok(committed) => {
@@ -109,4 +118,17 @@ pub async fn settle(
         Err(CommandError::Refused(_)) => Err(SettleError::NotFound),
         Err(error) => Err(SettleError::Store(error)),
     }
+}
+
+async fn may_be_sent_again(pool: &PgPool, tenant: TenantId, message: MessageId) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM unknown_outcomes u JOIN run_gates g ON g.run_id = u.run_id
+               WHERE u.message_id = $1 AND u.tenant_id = $2 AND g.state IN ('open', 'paused')
+           ) AS "open!""#,
+        message.0,
+        tenant.0,
+    )
+    .fetch_one(pool)
+    .await
 }

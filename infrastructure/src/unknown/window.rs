@@ -52,19 +52,17 @@ impl UnknownWindow {
         let before = |window| now - TimeDelta::from_std(window).unwrap_or(TimeDelta::MAX);
         // A message of a run that has ended is not sent any more.
         let due = sqlx::query!(
-            r#"SELECT u.message_id, u.tenant_id, u.attempt, resend.wanted AS "resend!"
-               FROM unknown_outcomes u
-               LEFT JOIN run_gates g ON g.run_id = u.run_id
-               CROSS JOIN LATERAL (
-                   SELECT (u.attempt < $3 AND g.state IN ('open', 'paused') AND EXISTS (
-                       SELECT FROM events e
-                       WHERE e.aggregate_type = 'Message' AND e.aggregate_id = u.message_id::text AND e.sequence = 1
-                         AND e.payload -> 'MessageQueued' ->> 'on_unknown' = 'resend'
-                   )) IS TRUE AS wanted
-               ) resend
-               WHERE u.unconfirmed_at IS NULL AND u.unknown_since <= greatest($1::timestamptz, $2::timestamptz)
-                 AND u.unknown_since <= CASE WHEN resend.wanted THEN $2 ELSE $1 END
-               ORDER BY u.unknown_since LIMIT $4"#,
+            r#"(SELECT u.message_id AS "message_id!", u.tenant_id AS "tenant_id!", true AS "resend!"
+                FROM unknown_outcomes u JOIN run_gates g ON g.run_id = u.run_id
+                WHERE u.unconfirmed_at IS NULL AND u.resend AND u.unknown_since <= $2
+                  AND u.attempt < $3 AND g.state IN ('open', 'paused')
+                ORDER BY u.unknown_since LIMIT $4)
+               UNION ALL
+               (SELECT u.message_id, u.tenant_id, false
+                FROM unknown_outcomes u LEFT JOIN run_gates g ON g.run_id = u.run_id
+                WHERE u.unconfirmed_at IS NULL AND u.unknown_since <= $1
+                  AND NOT (u.resend AND u.attempt < $3 AND coalesce(g.state IN ('open', 'paused'), false))
+                ORDER BY u.unknown_since LIMIT $4)"#,
             before(self.config.unconfirmed_after),
             before(self.config.resend_after),
             i32::try_from(self.config.attempts_max).unwrap_or(i32::MAX),

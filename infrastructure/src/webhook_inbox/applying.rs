@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use domain::aggregate::CommandEnvelope;
-use domain::ids::{MessageId, TenantId};
-use domain::message::{Acceptance, FailureClass, MessageCommand, MessageError};
+use domain::ids::{MessageId, SenderId, TenantId};
+use domain::message::{Acceptance, FailureClass, Message, MessageCommand, MessageError, MessageStatus};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -25,6 +25,15 @@ struct Origin {
     tenant_id: TenantId,
     /// Found by our own id?
     by_callback: bool,
+    /// Of a status that says no more than that WhatsApp has accepted.
+    acceptance: Option<AcceptanceWord>,
+}
+
+struct AcceptanceWord {
+    message: MessageId,
+    sender_id: SenderId,
+    wamid: String,
+    at: DateTime<Utc>,
 }
 
 /// What a retry after a status takes.
@@ -70,7 +79,13 @@ pub(super) async fn apply(
             None => {}
             Some(meant) => {
                 let by_callback = status.status.callback.is_some();
-                let origin = Origin { place: status.place, tenant_id: status.tenant_id, by_callback };
+                let acceptance = (by_callback && status.status.status == StatusKind::Sent).then(|| AcceptanceWord {
+                    message: meant.message,
+                    sender_id: status.sender_id,
+                    wamid: status.status.wamid.clone(),
+                    at: status.status.at,
+                });
+                let origin = Origin { place: status.place, tenant_id: status.tenant_id, by_callback, acceptance };
                 let rules = (!ended_runs.contains(&meant.message)).then_some(rules);
                 if let Some(command) = address(meant, status, rules, now) {
                     commands.push(command);
@@ -80,8 +95,11 @@ pub(super) async fn apply(
         }
     }
     let answers = messages.execute_many(commands).await;
+    let mut unclear = Vec::new();
     for (origin, answer) in origins.into_iter().zip(answers) {
         match answer {
+            // It may be the word that a later attempt waits for.
+            Ok(committed) if committed.events.is_empty() && is_in_doubt(&committed.state) => unclear.push(origin),
             Ok(_) => {}
             // Another application sends from the same number, with ids of its own.
             Err(CommandError::Refused(MessageError::NotFound)) if origin.by_callback => {
@@ -90,6 +108,62 @@ pub(super) async fn apply(
             Err(error @ (CommandError::Refused(_) | CommandError::Unreadable { .. } | CommandError::Poisoned(_))) => {
                 rest.parked.push(origin.place.parked(Some(origin.tenant_id), error.to_string()));
             }
+            Err(error) => return Err(InterpretError::Command(error)),
+        }
+    }
+    settle_later_attempts(pool, messages, unclear, now).await
+}
+
+fn is_in_doubt(message: &Message) -> bool {
+    message.attempt > 1
+        && matches!(
+            message.status(),
+            Some(MessageStatus::Dispatching | MessageStatus::Unknown | MessageStatus::Unconfirmed)
+        )
+}
+
+/// That WhatsApp has accepted is said of every attempt, and without saying of which. Where a later attempt is in doubt,
+/// the id decides: it belongs to an attempt that is known, or else to the latest.
+async fn settle_later_attempts(
+    pool: &PgPool,
+    messages: &MessageStore,
+    unclear: Vec<Origin>,
+    now: DateTime<Utc>,
+) -> Result<(), InterpretError> {
+    let words: Vec<(TenantId, AcceptanceWord)> =
+        unclear.into_iter().filter_map(|origin| Some((origin.tenant_id, origin.acceptance?))).collect();
+    if words.is_empty() {
+        return Ok(());
+    }
+    let senders: Vec<Uuid> = words.iter().map(|(_, word)| word.sender_id.0).collect();
+    let wamids: Vec<&str> = words.iter().map(|(_, word)| word.wamid.as_str()).collect();
+    let known = sqlx::query!(
+        r#"SELECT t.place AS "place!", p.attempt
+           FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS t(sender_id, wamid, place)
+           LEFT JOIN provider_messages p ON p.sender_id = t.sender_id AND p.wamid = t.wamid
+           ORDER BY t.place"#,
+        &senders,
+        &wamids as _,
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut commands = Vec::new();
+    for ((tenant_id, word), known) in words.into_iter().zip(known) {
+        let command = match known.attempt.and_then(|attempt| u32::try_from(attempt).ok()) {
+            Some(attempt) => {
+                MessageCommand::MarkSent { attempt: Some(attempt), acceptance: Acceptance::Accepted, at: word.at }
+            }
+            None => MessageCommand::ConfirmLatestAttempt { at: word.at },
+        };
+        let known_by =
+            Attachment::ProviderMessage { sender_id: word.sender_id.0, wamid: word.wamid, attempt: None, at: now };
+        let envelope = CommandEnvelope::new(tenant_id, now, command);
+        let addressed = Addressed::new(Uuid::from(word.message), envelope, Actor::Engine("webhooks"));
+        commands.push(addressed.with(known_by));
+    }
+    for answer in messages.execute_many(commands).await {
+        match answer {
+            Ok(_) | Err(CommandError::Refused(_)) => {}
             Err(error) => return Err(InterpretError::Command(error)),
         }
     }

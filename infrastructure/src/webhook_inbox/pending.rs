@@ -275,7 +275,16 @@ impl Pending {
     /// Makes statuses pending again whose message is known by now, and gives up those that waited since before
     /// `since_min`: nobody will ever name their message. `true` if there may be more.
     pub(super) async fn take_up_waiting(&self, since_min: DateTime<Utc>, page: i64) -> Result<bool, sqlx::Error> {
-        sqlx::query!("DELETE FROM webhook_waiting WHERE waiting_since < $1", since_min).execute(&self.pool).await?;
+        sqlx::query!(
+            "WITH given_up AS (
+                 DELETE FROM webhook_waiting WHERE waiting_since < $1 RETURNING sender_id, wamid
+             )
+             DELETE FROM provider_messages p USING given_up g
+             WHERE p.sender_id = g.sender_id AND p.wamid = g.wamid AND p.message_id IS NULL",
+            since_min,
+        )
+        .execute(&self.pool)
+        .await?;
         let taken_up = sqlx::query_scalar!(
             r#"WITH known AS (
                    SELECT w.sender_id, w.wamid, w.body_id, w.item

@@ -25,6 +25,17 @@ pub enum SendOutcome {
     Unknown { why: UnknownReason, pause: Option<PauseScope> },
 }
 
+impl UnknownReason {
+    /// WhatsApp's code, or the HTTP status where the answer carried none; 0 where there was no answer.
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::AmbiguousCode { code } => *code,
+            Self::UnclearStatus { http_status } => i32::from(*http_status),
+            Self::TimedOut | Self::ConnectionLost | Self::AnswerTooLarge | Self::NoMessageId => 0,
+        }
+    }
+}
+
 /// Why nobody knows whether a message was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownReason {

@@ -40,11 +40,11 @@ pub enum Reaction {
 pub enum RetryScope {
     /// This message alone; others keep flowing.
     Contact,
-    /// Every message with this template.
+    /// The messages with this template, each as it meets the refusal.
     Template,
     /// Every message of this sender.
     Sender,
-    /// Every message of every sender of the same account.
+    /// Every message of every sender of the same account for which this process sends.
     Account,
 }
 

@@ -37,6 +37,10 @@ pub struct RetryLadder {
     pub template_sync: Duration,
     /// The first wait of a message that failed after it was accepted. Default 120 s.
     pub trouble: Duration,
+    /// The first wait of a sender when WhatsApp is out of order. Default 30 s.
+    pub outage: Duration,
+    /// The longest of these waits. Default 600 s.
+    pub outage_max: Duration,
     /// When a message that met a stalled sender falls due again. Short, because what holds it back is the stall, which
     /// ends when a person ends it; a long wait would go on after that. Default 60 s.
     pub stalled: Duration,
@@ -57,6 +61,8 @@ impl Default for RetryLadder {
             maintenance: Duration::from_secs(90),
             template_sync: Duration::from_secs(600),
             trouble: Duration::from_secs(120),
+            outage: Duration::from_secs(30),
+            outage_max: Duration::from_secs(600),
             stalled: Duration::from_secs(60),
             contact_growth: 4,
             shared_growth: 2,

@@ -22,8 +22,11 @@ const SOON: &[(&str, &str)] = &[
     ("EKTOLA_UNKNOWN__POLL_MS", "100"),
     ("EKTOLA_RETRIES__TROUBLE_WAIT_S", "1"),
 ];
-const IMPATIENT: &[(&str, &str)] =
-    &[("EKTOLA_DISPATCH__CALL_TIMEOUT_S", "2"), ("EKTOLA_DISPATCH__CONNECT_TIMEOUT_S", "1")];
+const IMPATIENT: &[(&str, &str)] = &[
+    ("EKTOLA_DISPATCH__CALL_TIMEOUT_S", "2"),
+    ("EKTOLA_DISPATCH__CONNECT_TIMEOUT_S", "1"),
+    ("EKTOLA_DISPATCH__OUTAGE_AFTER", "1000"),
+];
 
 fn without_dispatcher() -> BTreeSet<Role> {
     let mut roles = Role::all();
@@ -247,13 +250,13 @@ async fn what_whatsapp_gave_up_is_tried_once_more_while_the_run_is_open() {
     let settled = engine.settled(&run).await;
     assert_eq!((&settled["counts"]["read"], &settled["counts"]["failed"]), (&json!(18), &json!(2)), "{settled}");
     // Everything once more changes nothing, the failures of first attempts above all.
-    let before = engine.events().await;
+    let before = engine.message_events().await;
     sqlx::query!("INSERT INTO webhook_pending (body_id) SELECT id FROM webhook_bodies")
         .execute(&engine.database.owner)
         .await
         .unwrap();
     interpreted(&engine).await;
-    assert_eq!(engine.events().await, before);
+    assert_eq!(engine.message_events().await, before);
     dispatcher.stop().await;
     engine.stop().await;
 }

@@ -382,9 +382,12 @@ impl Engine {
         assert_eq!(status, StatusCode::OK, "{answer}");
     }
 
-    /// All events that there are.
-    pub(crate) async fn events(&self) -> i64 {
-        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM events"#).fetch_one(&self.database.pool).await.unwrap()
+    /// All events of messages.
+    pub(crate) async fn message_events(&self) -> i64 {
+        sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM events WHERE aggregate_type = 'Message'"#)
+            .fetch_one(&self.database.pool)
+            .await
+            .unwrap()
     }
 
     pub(crate) fn token(&self) -> &str {
