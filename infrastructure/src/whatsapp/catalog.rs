@@ -160,7 +160,12 @@ pub fn parse_page(http_status: u16, body: &[u8]) -> Result<CatalogPage, CatalogE
     if !(200..300).contains(&http_status) {
         return Err(refusal(http_status, body));
     }
-    let page: Page = serde_json::from_slice(body).map_err(|_| CatalogError::Unreadable { http_status })?;
+    let unreadable = || CatalogError::Unreadable { http_status };
+    // A list would do for a struct as well, and be a page without templates.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(unreadable());
+    }
+    let page: Page = serde_json::from_slice(body).map_err(|_| unreadable())?;
     let entries = page.data.len();
     let templates: Vec<ListedTemplate> = page.data.iter().filter_map(listed).collect();
     let paging = page.paging.filter(|paging| paging.next.is_some());

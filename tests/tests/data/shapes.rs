@@ -120,7 +120,7 @@ pub(crate) const REQUESTS: &[&str] = &[
 pub(crate) const CATALOG: &[&str] = &[
     // One page each.
     "page_with_next", "last_page", "no_templates", "every_status_and_category", "written_otherwise",
-    "unreadable_among_readable", "page_is_html", "page_without_data",
+    "unreadable_among_readable", "page_is_html", "page_is_a_list", "page_is_a_list_of_lists", "page_without_data",
 ];
 
 /// Files of contacts.
