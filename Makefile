@@ -1,6 +1,6 @@
 # Verbs only; what has logic is in Rust.
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test bench lint prepare
+.PHONY: help build demo run test fuzz bench lint prepare
 
 SERVERS := target/debug/servers
 EKTOLA := target/debug/ektola
@@ -22,6 +22,10 @@ run: ## start a private engine on 127.0.0.1:8000 with data in ./ektola-data (ARG
 test: ## run every test against private servers, or those of DATABASE_URL and AMQP_URL
 	cargo build --workspace
 	$(SERVERS) run --rabbitmq -- cargo test --workspace
+
+fuzz: ## feed spoilt payloads to everything that reads foreign input (TIME=300 ARGS="--target webhook")
+	cargo build -p tests --example fuzz
+	target/debug/examples/fuzz --time $(or $(TIME),60) $(ARGS)
 
 bench: ## measure the shipped binary on private servers, a table and target/bench/report.json (ONLY=end_to_end)
 	cargo build --release -p api

@@ -1,6 +1,7 @@
 //! Refusals as the Graph API writes them.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use axum::Json;
 use axum::http::header::RETRY_AFTER;
@@ -31,6 +32,12 @@ pub(super) struct Advice {
     pub(super) retry_after_s: Option<u32>,
     /// `estimated_time_to_regain_access` in `X-Business-Use-Case-Usage`, in minutes.
     pub(super) regain_minutes: Option<u32>,
+}
+
+impl fmt::Display for GraphError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.details.as_deref().unwrap_or(&self.message))
+    }
 }
 
 impl GraphError {

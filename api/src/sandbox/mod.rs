@@ -50,6 +50,7 @@ pub use self::behavior::{Outcomes, Status};
 use self::calls::Shared;
 use self::controls::Controls;
 pub use self::faults::{Effect, Fault, When};
+use self::graph_error::GraphError;
 use self::ledger::Ledger;
 use self::limits::Limits;
 pub use self::scenarios::{SCENARIOS, Scenario};
@@ -60,6 +61,7 @@ pub use self::settings::{
     OverTier, PostSettings, RecipientId, Settings, SettingsError, StatusSettings, TierSettings,
 };
 pub use self::template_status::WebhookComes;
+use self::templates::Catalogue;
 pub use self::templates::Template;
 use self::tier::Tier;
 use self::webhooks::Webhooks;
@@ -105,6 +107,14 @@ impl SandboxConfig {
             settings: Settings::default(),
         }
     }
+}
+
+/// Would WhatsApp take this body of a send, and does it fit its template? If not, the code and the details of the refusal.
+pub fn check_send(body: &[u8], template: &Template) -> Result<(), String> {
+    let refused = |error: GraphError| error.to_string();
+    let send = wire::Send::parse(body).map_err(refused)?;
+    let catalogue = Catalogue::new(std::slice::from_ref(template));
+    catalogue.admit(&send.template, &send.language, None, &send.components).map(drop).map_err(refused)
 }
 
 /// A running sandbox. Dropping it does not stop it; its cancellation token does.

@@ -154,7 +154,7 @@ impl Expected {
                 }
                 "BUTTONS" => expected.buttons = component["buttons"].as_array().cloned().unwrap_or_default(),
                 "LIMITED_TIME_OFFER" => {
-                    expected.offer = component["limited_time_offer"]["has_expiration"].as_bool().unwrap_or(true);
+                    expected.offer = component["limited_time_offer"]["has_expiration"].as_bool().unwrap_or(false);
                 }
                 "CAROUSEL" => {
                     let cards = component["cards"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -364,5 +364,23 @@ mod tests {
         assert_eq!(code("cards", cards(json!([card, {"components": []}]))), None);
         assert_eq!(code("cards", cards(json!([card]))), Some(132_012));
         assert_eq!(code("cards", cards(json!([{"components": []}, {"components": []}]))), Some(132_000));
+    }
+
+    #[test]
+    fn an_offer_that_does_not_say_that_it_ends_needs_no_end() {
+        let offer = |offer: Value| {
+            let components = json!([
+                {"type": "LIMITED_TIME_OFFER", "limited_time_offer": offer}, {"type": "BODY", "text": "Hello"},
+            ]);
+            code(
+                &catalogue(json!([{"name": "offer", "language": "en", "components": components}])),
+                "offer",
+                "en",
+                json!([]),
+            )
+        };
+        assert_eq!(offer(json!({"text": "Soon!"})), None);
+        assert_eq!(offer(json!({"text": "Soon!", "has_expiration": false})), None);
+        assert_eq!(offer(json!({"text": "Soon!", "has_expiration": true})), Some(131_008));
     }
 }

@@ -70,8 +70,13 @@ impl UnknownReason {
     }
 }
 
-/// The outcome that an answer states. `advised` is the wait that its headers ask for.
-pub(super) fn outcome(ladder: &RetryLadder, http_status: u16, advised: Option<Duration>, body: &[u8]) -> SendOutcome {
+/// The outcome that an answer states.
+pub fn answer_of(ladder: &RetryLadder, http_status: u16, headers: &HeaderMap, body: &[u8]) -> SendOutcome {
+    outcome(ladder, http_status, advised_wait(headers), body)
+}
+
+/// `advised` is the wait that the headers ask for.
+fn outcome(ladder: &RetryLadder, http_status: u16, advised: Option<Duration>, body: &[u8]) -> SendOutcome {
     // An unreadable body says as much as none.
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     match http_status {
@@ -144,7 +149,7 @@ fn without_envelope(ladder: &RetryLadder, http_status: u16, advised: Option<Dura
 }
 
 /// The wait that the headers ask for: `Retry-After` in seconds, or `estimated_time_to_regain_access` in minutes.
-pub(super) fn advised_wait(headers: &HeaderMap) -> Option<Duration> {
+fn advised_wait(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok();
     let retry_after =
         text(RETRY_AFTER.as_str()).and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);

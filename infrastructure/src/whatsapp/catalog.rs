@@ -62,6 +62,16 @@ pub struct Catalog {
     pub unreadable: usize,
 }
 
+/// A part of an account's list.
+#[derive(Debug, PartialEq)]
+pub struct CatalogPage {
+    pub templates: Vec<ListedTemplate>,
+    /// Entries that are not templates.
+    pub unreadable: usize,
+    /// The cursor of the page that follows; `None` on the last one.
+    pub next: Option<String>,
+}
+
 /// Why the templates of an account could not be read. Nothing is changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
@@ -103,15 +113,10 @@ impl CatalogClient {
         let mut catalog = Catalog::default();
         let mut after: Option<String> = None;
         for _ in 0..self.config.pages_max {
-            let page = self.page(account, after.as_deref()).await?;
-            for entry in page.data {
-                match listed(&entry) {
-                    Some(template) => catalog.templates.push(template),
-                    None => catalog.unreadable += 1,
-                }
-            }
-            let next = page.paging.filter(|paging| paging.next.is_some()).and_then(|paging| paging.cursors);
-            match next.and_then(|cursors| cursors.after) {
+            let CatalogPage { templates, unreadable, next } = self.page(account, after.as_deref()).await?;
+            catalog.templates.extend(templates);
+            catalog.unreadable += unreadable;
+            match next {
                 // A cursor that leads to itself would never end.
                 Some(cursor) if cursor.len() <= CURSOR_CHARS_MAX && after.as_ref() != Some(&cursor) => {
                     after = Some(cursor);
@@ -123,7 +128,7 @@ impl CatalogClient {
         Err(CatalogError::TooManyPages { pages_max: self.config.pages_max })
     }
 
-    async fn page(&self, account: &Account<'_>, after: Option<&str>) -> Result<Page, CatalogError> {
+    async fn page(&self, account: &Account<'_>, after: Option<&str>) -> Result<CatalogPage, CatalogError> {
         let url = self.url(account, after).ok_or(CatalogError::BadAccount)?;
         let token = client::bearer(account.access_token).map_err(|_| CatalogError::BadAccount)?;
         let response = self.http.get(url).header(AUTHORIZATION, token).send().await.map_err(no_answer)?;
@@ -131,10 +136,7 @@ impl CatalogClient {
         let bytes_max = self.config.page_bytes_max;
         let body = client::read_bounded(response, bytes_max).await.map_err(no_answer)?;
         let body = body.ok_or(CatalogError::PageTooLarge { bytes_max })?;
-        if (200..300).contains(&http_status) {
-            return serde_json::from_slice(&body).map_err(|_| CatalogError::Unreadable { http_status });
-        }
-        Err(refusal(http_status, &body))
+        parse_page(http_status, &body)
     }
 
     fn url(&self, account: &Account<'_>, after: Option<&str>) -> Option<Url> {
@@ -151,6 +153,27 @@ impl CatalogClient {
         drop(query);
         Some(url)
     }
+}
+
+/// Reads the answer to a call for one page.
+pub fn parse_page(http_status: u16, body: &[u8]) -> Result<CatalogPage, CatalogError> {
+    if !(200..300).contains(&http_status) {
+        return Err(refusal(http_status, body));
+    }
+    let unreadable = || CatalogError::Unreadable { http_status };
+    // A list would do for a struct as well, and be a page without templates.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(unreadable());
+    }
+    let page: Page = serde_json::from_slice(body).map_err(|_| unreadable())?;
+    let entries = page.data.len();
+    let templates: Vec<ListedTemplate> = page.data.iter().filter_map(listed).collect();
+    let paging = page.paging.filter(|paging| paging.next.is_some());
+    Ok(CatalogPage {
+        unreadable: entries - templates.len(),
+        templates,
+        next: paging.and_then(|paging| paging.cursors).and_then(|cursors| cursors.after),
+    })
 }
 
 fn no_answer(error: reqwest::Error) -> CatalogError {

@@ -160,6 +160,13 @@ pub struct PreparedCall {
     callback: MessageId,
 }
 
+impl PreparedCall {
+    /// The body as it will leave: JSON, with what is personal.
+    pub fn body(&self) -> &[u8] {
+        self.request.body().and_then(reqwest::Body::as_bytes).unwrap_or_default()
+    }
+}
+
 impl fmt::Debug for PreparedCall {
     /// Leaves out the token and what is personal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -212,14 +219,14 @@ impl WhatsAppClient {
     /// Makes the call, once. A future that is dropped before it ends leaves the outcome unknown.
     pub async fn call(&self, call: PreparedCall) -> SendOutcome {
         let callback = call.callback;
-        let response = match self.http.execute(call.request).await {
+        let mut response = match self.http.execute(call.request).await {
             Ok(response) => response,
             Err(error) => return failed_call(callback, error),
         };
         let http_status = response.status().as_u16();
-        let advised = answer::advised_wait(response.headers());
+        let headers = std::mem::take(response.headers_mut());
         match read_bounded(response, self.config.response_bytes_max).await {
-            Ok(Some(body)) => answer::outcome(&self.config.retries, http_status, advised, &body),
+            Ok(Some(body)) => answer::answer_of(&self.config.retries, http_status, &headers, &body),
             Ok(None) => UnknownReason::AnswerTooLarge.into_outcome(),
             Err(error) => broken_call(&error),
         }

@@ -12,7 +12,7 @@ mod retry_ladder;
 pub mod signature;
 pub mod webhook;
 
-pub use answer::{SendOutcome, UnknownReason};
+pub use answer::{SendOutcome, UnknownReason, answer_of};
 pub use client::{ClientConfig, ClientError, PrepareError, PreparedCall, SendRequest, WhatsAppClient};
 pub use reactions::{Channel, PauseScope, Reaction, RetryScope, reaction};
 pub use retry_ladder::{RetryLadder, Rung};

@@ -118,6 +118,36 @@ pub async fn import(
     })
 }
 
+/// What a file would bring, row by row; nothing is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileContent {
+    pub rows: u64,
+    pub rejected: u64,
+    pub errors: Vec<RowError>,
+    pub errors_omitted: u64,
+    /// One line for each row that was not rejected, in the text form of `COPY`: the number of the row, the phone, the
+    /// attributes, the segments, whether it agreed.
+    pub lines: Vec<u8>,
+}
+
+/// Both passes over a file, without a database. Holds all its lines in memory.
+pub fn read_file(file: &Path, errors_listed_max: usize) -> Result<FileContent, ImportError> {
+    let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
+    std::thread::scope(|scope| {
+        let pass = scope.spawn(move || {
+            let layout = reading::check(file, &sender)?;
+            reading::read(file, &layout, errors_listed_max, &sender)
+        });
+        let mut lines = Vec::new();
+        while let Some(piece) = pieces.blocking_recv() {
+            lines.extend(piece.lines);
+        }
+        let tally = pass.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let Tally { rows, rejected, errors, errors_omitted } = tally;
+        Ok(FileContent { rows, rejected, errors, errors_omitted, lines })
+    })
+}
+
 async fn check(file: &Path, progress: &(impl Fn(u64, u64) + Sync)) -> Result<Layout, ImportError> {
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let path = file.to_owned();
