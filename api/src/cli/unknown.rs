@@ -128,12 +128,12 @@ async fn list(args: &ListArgs, context: &Context) -> anyhow::Result<()> {
         })
         .await?;
     let now = context.clock.now();
-    let answer = ListAnswer { outcomes: found.into_iter().map(|outcome| OutcomeAnswer::of(outcome, now)).collect() };
+    let answer = ListAnswer { outcomes: found.iter().map(|outcome| OutcomeAnswer::of(outcome, now)).collect() };
     context.out.answer(&answer, |out| text_of_list(&answer, *out, &zone))
 }
 
 impl OutcomeAnswer {
-    fn of(outcome: UnknownOutcome, now: DateTime<Utc>) -> Self {
+    fn of(outcome: &UnknownOutcome, now: DateTime<Utc>) -> Self {
         Self {
             message_id: outcome.message_id.to_string(),
             tenant_id: outcome.tenant_id.to_string(),

@@ -440,7 +440,7 @@ fn an_acceptance_under_a_new_id_settles_the_latest_attempt() {
         at: at(1),
     };
     leads_to(&in_doubt, &confirm, event);
-    does_nothing(&[&in_doubt[..], &[confirm.clone()]].concat(), &confirm);
+    does_nothing(&[&in_doubt[..], std::slice::from_ref(&confirm)].concat(), &confirm);
     does_nothing(&[queue(), begin(1), sent(), gave_up(Some(1))], &confirm);
     let resent = [
         queue_with(OnUnknown::Resend),

@@ -35,7 +35,7 @@ mod tests {
     fn the_latest_end_holds_and_other_accounts_go_on() {
         let (holds, now) = (AccountHolds::default(), Instant::now());
         let later = now + Duration::from_secs(60);
-        holds.clone().hold_until("one", later);
+        holds.hold_until("one", later);
         holds.hold_until("one", now + Duration::from_secs(5));
         assert_eq!((holds.until("one"), holds.until("other")), (Some(later), None));
     }
