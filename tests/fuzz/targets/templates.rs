@@ -34,7 +34,7 @@ pub(super) fn check(input: &[u8]) -> Result<String, String> {
     promise(names.len() == template.slots().len(), "two variables have one name")?;
     let given = given(&input);
     let as_given = check_filled(components, &template, &given)?;
-    let completed = check_filled(components, &template, &completed(&template, given))?;
+    let completed = check_filled(components, &template, &completed(&template, &given))?;
     let kinds: BTreeSet<String> = template.slots().iter().map(|slot| format!("{:?}", slot.kind)).collect();
     Ok(format!("{as_given} {completed} {kinds:?}"))
 }
@@ -46,7 +46,7 @@ fn given(input: &Value) -> Values {
 }
 
 /// With a value that can be sent for each variable that has none.
-fn completed(template: &Template, given: Values) -> Values {
+fn completed(template: &Template, given: &Values) -> Values {
     let now = DateTime::from_timestamp(NOW, 0).unwrap_or_default();
     let mut values = Values::new();
     for slot in template.slots() {
@@ -89,7 +89,7 @@ fn check_filled(components: &Value, template: &Template, given: &Values) -> Resu
         "the components give another request than their template",
     )?;
     template.preview(&values);
-    check_taken(components, template, request)?;
+    check_taken(components, template, &request)?;
     Ok("filled")
 }
 
@@ -110,7 +110,7 @@ fn check_value(kind: ValueKind, value: &str) -> Result<(), String> {
     if is_json { Ok(()) } else { check_cleaned(value) }
 }
 
-fn check_taken(components: &Value, template: &Template, request: Vec<Value>) -> Result<(), String> {
+fn check_taken(components: &Value, template: &Template, request: &[Value]) -> Result<(), String> {
     let defined: sandbox::Template = serde_json::from_value(json!({
         "name": "invented_offer", "language": "en", "parameter_format": template.parameter_format().name(),
         "components": components,
