@@ -11,6 +11,8 @@ use crate::targets::Target;
 
 /// Inputs that became seeds of a target.
 const FOUND_SEEDS_MAX: usize = 1_000;
+/// Longer ones do not become seeds: they would grow from one to the next, and long inputs are slow.
+const FOUND_SEED_BYTES_MAX: usize = 4_096;
 
 pub(crate) struct Fuzzer {
     pub(crate) target: &'static Target,
@@ -45,7 +47,8 @@ impl Fuzzer {
     pub(crate) fn run(&mut self, input: &[u8]) -> Option<String> {
         match execute(self.target, input) {
             Ok(words) => {
-                if self.seeds.len() < self.found_max && self.words.insert(words) {
+                let has_room = self.seeds.len() < self.found_max && input.len() <= FOUND_SEED_BYTES_MAX;
+                if has_room && self.words.insert(words) {
                     self.seeds.push(Seed::new(input.to_vec()));
                     self.begun += 1;
                 }

@@ -12,7 +12,9 @@ use crate::seeds;
 const ERRORS_LISTED_MAX: usize = 3;
 
 pub(super) fn seeds() -> Vec<Vec<u8>> {
-    seeds::files("contacts", ".rows.json")
+    let mut seeds = seeds::files("contacts", ".rows.json");
+    seeds.extend(seeds::texts(&["phone,segment\n9999900001,\"a\rb\tc\nd\\ \"\"e\"\"\"\n"]));
+    seeds
 }
 
 thread_local! {
