@@ -1,7 +1,7 @@
 //! One task per process polls the mark, reads and decodes each event once, and keeps the newest in memory. A
 //! subscription that is up to date is served from there; one that lags reads pages of its own.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ impl Default for FeedConfig {
     }
 }
 
+/// How long a missing position is given to appear.
+const GAP_GRACE: Duration = Duration::from_millis(100);
 /// A database that has not answered by then is gone without a goodbye. A mark that waits for a slow writer takes less.
 const READ_MAX: Duration = Duration::from_secs(60);
 
@@ -193,7 +195,7 @@ impl EventFeed {
             return Ok(false);
         }
         loop {
-            let events = read_events(&self.pool, after, mark, self.config.batch_max).await?;
+            let events = self.read_page(after, mark).await?;
             let page_is_full = events.len() == self.config.batch_max;
             after = match events.last() {
                 Some(last) if page_is_full => last.position,
@@ -207,6 +209,31 @@ impl EventFeed {
         }
     }
 
+    /// A page, read a second time if positions are missing in it. They were lost to a rollback or a conflict, which is rare:
+    /// a belt beside the braces of the mark, for whoever reads past an event that is still to appear never sees it.
+    async fn read_page(&self, after: Position, mark: Position) -> Result<Vec<RecordedEvent>, FeedError> {
+        let limit = self.config.batch_max;
+        let events = read_events(&self.pool, after, mark, limit).await?;
+        if is_gapless(after, mark, limit, &events) {
+            return Ok(events);
+        }
+        tokio::time::sleep(GAP_GRACE).await;
+        let again = read_events(&self.pool, after, mark, limit).await?;
+        let before: HashSet<Position> = events.iter().map(|event| event.position).collect();
+        let until = events.last().map_or(after, |last| last.position);
+        let appeared = |event: &&RecordedEvent| event.position <= until && !before.contains(&event.position);
+        let late = again.iter().filter(appeared).count().max(again.len().saturating_sub(events.len()));
+        if late > 0 {
+            tracing::error!(
+                events = late,
+                after,
+                mark,
+                "events appeared below the high-water mark; they were waited for"
+            );
+        }
+        Ok(again)
+    }
+
     fn keep(&self, events: Vec<RecordedEvent>) {
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         ring.events.extend(events.into_iter().map(Arc::new));
@@ -216,6 +243,12 @@ impl EventFeed {
             }
         }
     }
+}
+
+/// Does a page hold every position of its stretch?
+fn is_gapless(after: Position, mark: Position, limit: usize, events: &[RecordedEvent]) -> bool {
+    let until = if events.len() == limit { events.last().map_or(mark, |last| last.position) } else { mark };
+    usize::try_from(until - after).is_ok_and(|positions| positions == events.len())
 }
 
 /// Reads the events after one position, up to and including another, in order. `until` must be a mark.
