@@ -78,10 +78,7 @@ async fn list(args: &ListArgs, context: &Context) -> anyhow::Result<()> {
     let (found, zone) = context
         .on_installation(async |installation: &Installation| {
             let pool = &installation.pool;
-            let tenant = match &args.tenant {
-                Some(name) => Some(tenant::choose(pool, Some(name)).await?.id),
-                None => None,
-            };
+            let tenant = tenant::named(pool, args.tenant.as_deref()).await?.map(|tenant| tenant.id);
             let found = trouble::list(pool, tenant, args.all, None, i64::from(args.limit)).await?;
             Ok((found, zone_of_all(pool).await?))
         })

@@ -37,10 +37,7 @@ pub async fn run(args: &StatusArgs, context: &Context) -> anyhow::Result<()> {
     let (answer, zone) = context
         .on_installation(async |installation: &Installation| {
             let pool = &installation.pool;
-            let tenant = match &args.tenant {
-                Some(name) => Some(tenant::choose(pool, Some(name)).await?),
-                None => None,
-            };
+            let tenant = tenant::named(pool, args.tenant.as_deref()).await?;
             let zone = match &tenant {
                 Some(tenant) => tenant.zone.clone(),
                 None => zone_of_all(pool).await?,

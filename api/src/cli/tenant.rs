@@ -97,6 +97,14 @@ async fn list(context: &Context) -> anyhow::Result<()> {
     })
 }
 
+/// The tenant of this name; `None` without a name: all of them are meant.
+pub async fn named(pool: &PgPool, name: Option<&str>) -> anyhow::Result<Option<Tenant>> {
+    match name {
+        Some(name) => choose(pool, Some(name)).await.map(Some),
+        None => Ok(None),
+    }
+}
+
 /// The tenant of this name; without a name the only one, or the one of `ektola dev`.
 pub async fn choose(pool: &PgPool, name: Option<&str>) -> anyhow::Result<Tenant> {
     if let Some(name) = name

@@ -95,12 +95,10 @@ fn unknown_variable(template: &Template, content: &domain::template::Template) -
 
 #[cfg(test)]
 mod tests {
-    use chrono::DateTime;
-    use domain::ids::{TemplateId, TenantId};
     use serde_json::json;
-    use uuid::Uuid;
 
     use super::*;
+    use crate::http::templates::sample;
 
     fn fields(body: &Value) -> Fields {
         Fields::of(body.as_object().unwrap().clone(), "", &["parameters"], &mut Faults::default())
@@ -111,25 +109,6 @@ mod tests {
             .check()
             .err()
             .map_or_else(Vec::new, |problem| problem.faults.into_iter().map(|fault| fault.field).collect())
-    }
-
-    fn template(variables: &[&str]) -> Template {
-        Template {
-            id: TemplateId(Uuid::nil()),
-            tenant_id: TenantId(Uuid::nil()),
-            name: "due".to_owned(),
-            language: "en".to_owned(),
-            category: "UTILITY".to_owned(),
-            status: "APPROVED".to_owned(),
-            components: json!([{"type": "BODY", "text": variables.iter().map(|v| format!("{{{{{v}}}}} ")).collect::<String>() + "."}]),
-            variables: variables.iter().map(|&name| name.to_owned()).collect(),
-            parameter_format: "POSITIONAL".to_owned(),
-            quality_score: None,
-            waba_id: None,
-            provider_id: None,
-            synced_at: None,
-            created_at: DateTime::UNIX_EPOCH,
-        }
     }
 
     #[test]
@@ -177,14 +156,14 @@ mod tests {
         let source = ParameterSource::Attribute { attribute: "name".to_owned(), fallback: None };
         let mapping: ParameterMapping = ["1", "3"].map(|name| (name.to_owned(), source.clone())).into();
         let mut faults = Faults::default();
-        check_against_template(&template(&["1", "2"]), Some("hi"), &mapping, &mut faults);
+        check_against_template(&sample(&["1", "2"]), Some("hi"), &mapping, &mut faults);
         let problem = faults.check().unwrap_err();
         assert_eq!(problem.faults.len(), 2);
         assert_eq!(problem.faults[0].reason, "must be en, the language of the template");
         assert_eq!(problem.faults[1].reason, "is not a variable of the template due; it has 1, 2");
 
         let mut faults = Faults::default();
-        check_against_template(&template(&["1", "2", "3"]), Some("en"), &mapping, &mut faults);
+        check_against_template(&sample(&["1", "2", "3"]), Some("en"), &mapping, &mut faults);
         assert!(faults.is_empty());
     }
 
@@ -195,7 +174,7 @@ mod tests {
             {"type": "BODY", "text": "x"},
             {"type": "BUTTONS", "buttons": [{"type": "COPY_CODE"}, {"type": "QUICK_REPLY"}]},
         ]);
-        let template = Template { components, ..template(&[]) };
+        let template = Template { components, ..sample(&[]) };
         let constant = |value: &str| ParameterSource::Constant { value: value.to_owned() };
         let of = |image: &str, fallback: &str| {
             let code = ParameterSource::Attribute { attribute: "code".to_owned(), fallback: Some(fallback.to_owned()) };

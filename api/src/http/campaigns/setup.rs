@@ -129,31 +129,16 @@ async fn nobody_carries(state: &ApiState, caller: &Caller, segment: &str) -> Ans
 #[cfg(test)]
 mod tests {
     use chrono::DateTime;
-    use domain::ids::{SenderId, TemplateId, TenantId};
+    use domain::ids::{SenderId, TenantId};
     use infrastructure::senders::Secret;
     use infrastructure::whatsapp::client::MarketingSettings;
-    use serde_json::json;
     use uuid::Uuid;
 
     use super::*;
 
     fn template(category: &str, waba_id: Option<&str>) -> Template {
-        Template {
-            id: TemplateId(Uuid::nil()),
-            tenant_id: TenantId(Uuid::nil()),
-            name: "offer".to_owned(),
-            language: "en".to_owned(),
-            category: category.to_owned(),
-            status: "APPROVED".to_owned(),
-            components: json!([{"type": "BODY", "text": "Hello"}]),
-            variables: Vec::new(),
-            parameter_format: "POSITIONAL".to_owned(),
-            quality_score: None,
-            waba_id: waba_id.map(str::to_owned),
-            provider_id: None,
-            synced_at: None,
-            created_at: DateTime::UNIX_EPOCH,
-        }
+        let sample = crate::http::templates::sample(&[]);
+        Template { category: category.to_owned(), waba_id: waba_id.map(str::to_owned), ..sample }
     }
 
     fn sender(marketing: Option<MarketingSettings>) -> Sender {

@@ -173,3 +173,25 @@ pub(super) async fn unknown(state: &ApiState, caller: &Caller) -> Answer<String>
         format!("is not the id of a template; there are {}", named.join(", "))
     })
 }
+
+/// A template with these variables in its body, for the tests of whatever reads templates.
+#[cfg(test)]
+pub(in crate::http) fn sample(variables: &[&str]) -> Template {
+    let text: String = variables.iter().map(|name| format!("{{{{{name}}}}} ")).collect();
+    Template {
+        id: TemplateId(Uuid::nil()),
+        tenant_id: domain::ids::TenantId(Uuid::nil()),
+        name: "due".to_owned(),
+        language: "en".to_owned(),
+        category: "UTILITY".to_owned(),
+        status: "APPROVED".to_owned(),
+        components: serde_json::json!([{"type": "BODY", "text": text + "."}]),
+        variables: variables.iter().map(|&name| name.to_owned()).collect(),
+        parameter_format: "POSITIONAL".to_owned(),
+        quality_score: None,
+        waba_id: None,
+        provider_id: None,
+        synced_at: None,
+        created_at: DateTime::UNIX_EPOCH,
+    }
+}

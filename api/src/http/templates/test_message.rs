@@ -204,33 +204,14 @@ async fn send(
 
 #[cfg(test)]
 mod tests {
-    use domain::ids::{TemplateId, TenantId};
 
     use super::*;
-
-    fn template(variables: &[&str]) -> Template {
-        Template {
-            id: TemplateId(Uuid::nil()),
-            tenant_id: TenantId(Uuid::nil()),
-            name: "due".to_owned(),
-            language: "en".to_owned(),
-            category: "UTILITY".to_owned(),
-            status: "APPROVED".to_owned(),
-            components: json!([{"type": "BODY", "text": variables.iter().map(|v| format!("{{{{{v}}}}} ")).collect::<String>() + "."}]),
-            variables: variables.iter().map(|&name| name.to_owned()).collect(),
-            parameter_format: "POSITIONAL".to_owned(),
-            quality_score: None,
-            waba_id: None,
-            provider_id: None,
-            synced_at: None,
-            created_at: DateTime::UNIX_EPOCH,
-        }
-    }
+    use crate::http::templates::sample;
 
     fn read_json(body: Value, variables: &[&str]) -> Result<TestMessage, Vec<(String, String)>> {
         let Value::Object(body) = body else { panic!("not an object") };
         let mut faults = Faults::default();
-        match read(body, &template(variables), DateTime::UNIX_EPOCH, &mut faults) {
+        match read(body, &sample(variables), DateTime::UNIX_EPOCH, &mut faults) {
             Some(message) => Ok(message),
             None => Err(faults.into_problem().faults.into_iter().map(|fault| (fault.field, fault.reason)).collect()),
         }
