@@ -172,7 +172,7 @@ impl App {
         // Without the role the followers end at once, and nobody waits for a projection of this process.
         let stop = if roles.contains(&Role::Projector) { &self.workers_stop } else { &no_projector };
         let gather = parts.config.events.gather();
-        let progress = projections::registry::start_all(&self.pool, &parts.feed, gather, &self.workers, stop);
+        let progress = projections::projector::start_all(&self.pool, &parts.feed, gather, &self.workers, stop);
         let serves_http = roles.contains(&Role::Api) || roles.contains(&Role::Webhooks);
         let Some(listener) = listener.filter(|_| serves_http) else { return Ok(()) };
         // A folder for each process: several may share a data folder.

@@ -121,7 +121,8 @@ impl FanOut {
 
     async fn pause_for_followers(&self) -> Duration {
         let slowest = sqlx::query_scalar!(
-            "SELECT min(position) FROM subscriptions WHERE name LIKE 'projection:%' OR name = 'ready-list'"
+            "SELECT min(position) FROM subscriptions
+             WHERE name = 'ready-list' OR name IN (SELECT subscription FROM projection_builds WHERE state = 'live')"
         )
         .fetch_one(&self.pool)
         .await;

@@ -11,8 +11,8 @@ use sqlx::{Connection, Executor, PgConnection, PgPool};
 
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// For a transaction that joins whole tables instead of finding rows by key.
-pub(crate) const PLAN_BY_SIZE: &str = "SET LOCAL plan_cache_mode = 'auto'; SET LOCAL enable_seqscan = on; \
+/// For a transaction that reads or joins whole tables instead of finding rows by key.
+pub const PLAN_BY_SIZE: &str = "SET LOCAL plan_cache_mode = 'auto'; SET LOCAL enable_seqscan = on; \
     SET LOCAL enable_bitmapscan = on; SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;";
 
 /// How long a connection may be waited for.
@@ -70,7 +70,7 @@ pub async fn migrate(url: &str) -> Result<(), MigrateError> {
 
 /// Did the server refuse what it was given? Anything else (no connection, no answer, a server that is stopping, full,
 /// read-only or without the right schema) says nothing of what was given, and passes.
-pub(crate) fn is_refusal(error: &sqlx::Error) -> bool {
+pub fn is_refusal(error: &sqlx::Error) -> bool {
     // Cardinality, data and constraint violations, limits of a statement, errors raised by a trigger, internal errors.
     const CLASSES: [&str; 6] = ["21", "22", "23", "54", "P0", "XX"];
     match error {

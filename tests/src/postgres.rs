@@ -69,6 +69,17 @@ impl TestDatabase {
         Self { pool, owner, url, maintenance: maintenance.to_owned(), name, dropped: false }
     }
 
+    /// Where the statements of later connections find tables that they name without a schema.
+    ///
+    /// # Panics
+    ///
+    /// When the database does not answer.
+    pub async fn set_search_path(&self, schemas: &str) {
+        let statement = format!("ALTER DATABASE {} SET search_path = {schemas}", self.name);
+        let set = self.owner.execute(statement.as_str()).await;
+        set.unwrap_or_else(|error| panic!("the search path cannot be set: {error}"));
+    }
+
     /// Ends the connections and drops the database.
     pub async fn close(mut self) {
         self.pool.close().await;

@@ -30,6 +30,8 @@ pub struct Server {
 /// The current database, through the engine's role.
 pub struct Installation {
     pub pool: PgPool,
+    /// The owner's address of the database. It may hold a password: never print it.
+    pub url: String,
     /// Does the private Postgres of a data folder hold it?
     pub is_private: bool,
 }
@@ -53,7 +55,7 @@ impl Installation {
         let schema = SchemaState::read(&mut owner).await.context("the database's migrations cannot be read")?;
         schema.check(&server.call(context, "migrate"))?;
         drop(owner.close().await);
-        Ok(Self { pool: server.pool().await?, is_private: server.is_private() })
+        Ok(Self { pool: server.pool().await?, url: server.url.clone(), is_private: server.is_private() })
     }
 }
 

@@ -97,10 +97,16 @@ fn text_of(answer: &StatusAnswer, out: Output, now: DateTime<Utc>, zone: &str) -
     fields.field("notices", count(answer.notices));
     fields.field("log position", count(overview.log_position));
 
-    let columns = [("subscription", Align::Left), ("position", Align::Right), ("lag (events)", Align::Right)];
+    let columns = [
+        ("subscription", Align::Left),
+        ("position", Align::Right),
+        ("lag (events)", Align::Right),
+        ("lag (s)", Align::Right),
+    ];
     let mut subscriptions = Table::new(columns);
     for row in &overview.subscriptions {
-        subscriptions.row([row.name.clone(), count(row.position), count(row.lag)]);
+        let lag_seconds = format!("{:.1}", row.lag_seconds);
+        subscriptions.row([row.name.clone(), count(row.position), count(row.lag), lag_seconds]);
     }
     if overview.subscriptions.is_empty() {
         return out.table(&fields);
@@ -141,7 +147,12 @@ mod tests {
             parked: 1,
             log_position: 123_456,
             unknown_webhooks: Vec::new(),
-            subscriptions: vec![SubscriptionRow { name: "projection:runs".to_owned(), position: 123_450, lag: 6 }],
+            subscriptions: vec![SubscriptionRow {
+                name: "projection:runs".to_owned(),
+                position: 123_450,
+                lag: 6,
+                lag_seconds: 0.25,
+            }],
         };
         StatusAnswer { overview, webhooks_pending: 3, dead_letters: 0, notices: 0 }
     }
@@ -157,7 +168,7 @@ mod tests {
             "waiting for their turn  1,200 messages",
             "to be sent later        30 messages, the first due since 2026-01-02 17:30:00 Asia/Kolkata (1 min 5 s)",
             "parked                  1 messages",
-            "projection:runs   123,450             6",
+            "projection:runs   123,450             6      0.2",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line:?} is not in\n{text}");
         }

@@ -73,6 +73,7 @@ pub(super) static KEYS: &[Key] = &[
     integer("events", "gather_ms", 0, 10_000),
     integer("events", "feed_batch_max", 1, 10_000),
     integer("events", "feed_ring_max", 1, 1_000_000),
+    integer("events", "rebuild_share_percent", 1, 100),
     integer("messages", "batch_max", 1, 10_000),
     integer("messages", "batch_wait_ms", 0, 100),
     integer("messages", "conflict_retries_max", 0, 100),

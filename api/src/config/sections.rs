@@ -60,6 +60,8 @@ pub struct EventsConfig {
     pub gather_ms: u64,
     /// Most events kept decoded for the subscriptions of a process.
     pub feed_ring_max: usize,
+    /// How much of its time a rebuild works while events arrive, in percent.
+    pub rebuild_share_percent: u32,
 }
 
 impl EventsConfig {

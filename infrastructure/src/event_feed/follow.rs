@@ -12,14 +12,14 @@ use sqlx::{PgConnection, PgPool};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::feed::{Batch, EventFeed, FeedError};
+use super::feed::{Batch, EventFeed, FeedError, UnreadableEvent};
 use super::subscription::{advance_in_tx, position_of, register};
 
 /// What a subscription does with events.
 #[async_trait]
 pub trait TableEffect: Send + Sync {
     /// The stored name of the subscription.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
     /// Events that do not concern it are passed over without a transaction.
     fn concerns(&self, event: &RecordedEvent) -> bool;
@@ -36,6 +36,21 @@ pub trait TableEffect: Send + Sync {
         Ok(())
     }
 
+    /// Makes its checkpoint known; it starts before the first event.
+    async fn register(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
+        register(pool, self.name()).await
+    }
+
+    /// Does it set events aside that this release cannot read, instead of standing still before them?
+    fn parks(&self) -> bool {
+        false
+    }
+
+    /// Sets such events aside, before the events of the same batch are applied.
+    async fn park(&self, _: &mut PgConnection, _: &[Arc<UnreadableEvent>]) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
     /// Writes the rows of these events, which concern it and come in order. No other effect is allowed here.
     async fn apply(&self, connection: &mut PgConnection, events: &[Arc<RecordedEvent>]) -> Result<(), sqlx::Error>;
 }
@@ -45,12 +60,15 @@ pub type ActError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Events come fast when a batch has so many.
 pub(crate) const FAST_BATCH: usize = 100;
-/// The checkpoint is stored after so many events without interest, or once the log has been quiet for a while.
+/// While nothing concerns a subscription, its checkpoint is stored after so many events, or so much time: what it says of
+/// a lag is true within that.
 const IDLE_CHECKPOINT_EVERY: Position = 5_000;
 const QUIET: Duration = Duration::from_secs(1);
 /// A database that has not answered by then is gone without a goodbye.
 const APPLY_MAX: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// Whoever was overtaken by another process lets it get away.
+const OVERTAKEN_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 enum FollowError {
@@ -86,17 +104,20 @@ pub async fn follow(
             () = shutdown.cancelled() => return,
             result = follow_from_checkpoint(&pool, &feed, &*effect, &progress) => result.err(),
         };
-        if let Some(error) = failed {
+        let pause = if let Some(error) = failed {
             let name = effect.name();
             tracing::warn!(
                 subscription = name,
                 error = &error as &dyn std::error::Error,
                 "the subscription starts again"
             );
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(RETRY_PAUSE) => {}
-            }
+            RETRY_PAUSE
+        } else {
+            OVERTAKEN_PAUSE
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -108,23 +129,26 @@ async fn follow_from_checkpoint(
     effect: &dyn TableEffect,
     progress: &watch::Sender<Position>,
 ) -> Result<(), FollowError> {
-    register(pool, effect.name()).await?;
+    effect.register(pool).await?;
     let mut stored = position_of(pool, effect.name()).await?;
     let mut seen = stored;
+    let mut stored_at = tokio::time::Instant::now();
     progress.send_replace(seen);
     loop {
-        let batch = match tokio::time::timeout(QUIET, feed.next(seen)).await {
+        let next = async { if effect.parks() { feed.next_with_unreadable(seen).await } else { feed.next(seen).await } };
+        let batch = match tokio::time::timeout(QUIET, next).await {
             Ok(batch) => batch?,
-            Err(_) if seen > stored => Batch { events: Vec::new(), up_to: seen },
+            Err(_) if seen > stored => Batch { events: Vec::new(), unreadable: Vec::new(), up_to: seen },
             Err(_) => continue,
         };
-        let quiet = batch.up_to == seen;
+        let quiet = stored_at.elapsed() >= QUIET;
         let concerning: Vec<Arc<RecordedEvent>> =
             batch.events.iter().filter(|event| effect.concerns(event)).cloned().collect();
-        if !concerning.is_empty() || quiet || batch.up_to - stored >= IDLE_CHECKPOINT_EVERY {
+        let concerns = !concerning.is_empty() || !batch.unreadable.is_empty();
+        if concerns || quiet || batch.up_to - stored >= IDLE_CHECKPOINT_EVERY {
             let acted = effect.act(&concerning).await;
             acted.map_err(|source| FollowError::Act { up_to: batch.up_to, source })?;
-            let applied = tokio::time::timeout(APPLY_MAX, apply_batch(pool, effect, &concerning, stored, batch.up_to))
+            let applied = tokio::time::timeout(APPLY_MAX, apply_batch(pool, effect, &concerning, &batch, stored))
                 .await
                 .unwrap_or(Err(sqlx::Error::PoolTimedOut))
                 .map_err(|source| FollowError::Apply { up_to: batch.up_to, source })?;
@@ -132,6 +156,7 @@ async fn follow_from_checkpoint(
                 return Ok(());
             }
             stored = batch.up_to;
+            stored_at = tokio::time::Instant::now();
         }
         seen = batch.up_to;
         progress.send_replace(seen);
@@ -145,13 +170,16 @@ async fn apply_batch(
     pool: &PgPool,
     effect: &dyn TableEffect,
     concerning: &[Arc<RecordedEvent>],
+    batch: &Batch,
     stored: Position,
-    up_to: Position,
 ) -> Result<bool, sqlx::Error> {
     let mut tx = pool.begin().await?;
     // The checkpoint first: its row lock keeps a second process from doing the same work at the same time.
-    if !advance_in_tx(&mut tx, effect.name(), stored, up_to).await? {
+    if !advance_in_tx(&mut tx, effect.name(), stored, batch.up_to).await? {
         return Ok(false);
+    }
+    if !batch.unreadable.is_empty() {
+        effect.park(&mut tx, &batch.unreadable).await?;
     }
     if !concerning.is_empty() {
         effect.apply(&mut tx, concerning).await?;

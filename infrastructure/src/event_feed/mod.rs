@@ -8,7 +8,7 @@ mod follow;
 mod mark;
 mod subscription;
 
-pub use feed::{Batch, EventFeed, FeedConfig, FeedError, read_events};
+pub use feed::{Batch, EventFeed, FeedConfig, FeedError, Page, UnreadableEvent, read_events, read_page, read_sequence};
 pub(crate) use follow::FAST_BATCH;
 pub use follow::{ActError, TableEffect, follow};
 pub use mark::{HighWaterMark, MarkError};

@@ -21,12 +21,12 @@ impl Projection for Campaigns {
         "campaigns"
     }
 
-    fn subscription(&self) -> &'static str {
-        "projection:campaigns"
-    }
-
     fn version(&self) -> u32 {
         1
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["campaigns"]
     }
 
     fn concerns(&self, event: &RecordedEvent) -> bool {
@@ -52,11 +52,6 @@ impl Projection for Campaigns {
         }
         created.insert(connection).await?;
         ChangeColumns::from(changes).update(connection).await
-    }
-
-    async fn clear(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query!("TRUNCATE read_model.campaigns").execute(connection).await?;
-        Ok(())
     }
 }
 
@@ -134,7 +129,7 @@ impl CreatedColumns {
             return Ok(());
         }
         sqlx::query!(
-            "INSERT INTO read_model.campaigns (id, tenant_id, name, status, definition, revision, created_at, position)
+            "INSERT INTO campaigns (id, tenant_id, name, status, definition, revision, created_at, position)
              SELECT n.id, n.tenant_id, n.name, $7, n.definition, 1, n.created_at, n.position
              FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::jsonb[], $5::timestamptz[], $6::bigint[])
                  AS n(id, tenant_id, name, definition, created_at, position)",
@@ -187,7 +182,7 @@ impl From<BTreeMap<Uuid, Change>> for ChangeColumns {
 impl ChangeColumns {
     async fn update(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query!(
-            "UPDATE read_model.campaigns c
+            "UPDATE campaigns c
              SET status = coalesce(n.status, c.status),
                  name = coalesce(n.definition ->> 'name', c.name),
                  definition = coalesce(n.definition, c.definition),
@@ -196,7 +191,7 @@ impl ChangeColumns {
                  runs = c.runs + n.runs,
                  activated_at = coalesce(n.activated_at, c.activated_at),
                  ended_at = coalesce(n.ended_at, c.ended_at),
-                 position = n.position
+                 position = greatest(c.position, n.position)
              FROM unnest($1::uuid[], $2::text[], $3::jsonb[], $4::integer[], $5::text[], $6::bigint[],
                          $7::timestamptz[], $8::timestamptz[], $9::bigint[])
                  AS n(id, status, definition, revision, last_occurrence, runs, activated_at, ended_at, position)

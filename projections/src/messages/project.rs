@@ -21,12 +21,12 @@ impl Projection for Messages {
         "messages"
     }
 
-    fn subscription(&self) -> &'static str {
-        "projection:messages"
-    }
-
     fn version(&self) -> u32 {
         1
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["messages"]
     }
 
     fn concerns(&self, event: &RecordedEvent) -> bool {
@@ -57,11 +57,6 @@ impl Projection for Messages {
         }
         created.insert(connection).await?;
         changed.update(connection).await
-    }
-
-    async fn clear(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::query!("TRUNCATE read_model.messages").execute(connection).await?;
-        Ok(())
     }
 }
 
@@ -238,7 +233,7 @@ impl Columns {
             return Ok(());
         }
         sqlx::query!(
-            "INSERT INTO read_model.messages (id, tenant_id, run_id, contact_id, sender_id, queued_at, status, attempts,
+            "INSERT INTO messages (id, tenant_id, run_id, contact_id, sender_id, queued_at, status, attempts,
                                               reason, error_code, sent_at, delivered_at, read_at, position)
              SELECT n.id, n.tenant_id, n.run_id, n.contact_id, n.sender_id, n.queued_at, n.status,
                     coalesce(n.attempts, 0), n.reason, n.error_code, n.sent_at, n.delivered_at, n.read_at, n.position
@@ -272,7 +267,7 @@ impl Columns {
             return Ok(());
         }
         sqlx::query!(
-            "UPDATE read_model.messages m
+            "UPDATE messages m
              SET status = n.status,
                  attempts = coalesce(n.attempts, m.attempts),
                  reason = CASE WHEN n.explained THEN n.reason ELSE m.reason END,

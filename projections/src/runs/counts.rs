@@ -93,7 +93,7 @@ impl CountChanges {
             counts.push(count);
         }
         sqlx::query!(
-            "INSERT INTO read_model.run_counts AS c (run_id, kind, key, count)
+            "INSERT INTO run_counts AS c (run_id, kind, key, count)
              SELECT n.run_id, n.kind, n.key, n.count
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS n(run_id, kind, key, count)
              ON CONFLICT (run_id, kind, key) DO UPDATE SET count = c.count + excluded.count",

@@ -21,12 +21,12 @@ impl Projection for Runs {
         "runs"
     }
 
-    fn subscription(&self) -> &'static str {
-        "projection:runs"
-    }
-
     fn version(&self) -> u32 {
         1
+    }
+
+    fn tables(&self) -> &'static [&'static str] {
+        &["runs", "run_counts"]
     }
 
     fn concerns(&self, event: &RecordedEvent) -> bool {
@@ -59,12 +59,6 @@ impl Projection for Runs {
         started.insert(connection).await?;
         ChangeColumns::from(changes).update(connection).await?;
         counts.write(connection).await
-    }
-
-    async fn clear(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        // In the order in which reads lock the two.
-        sqlx::query!("TRUNCATE read_model.runs, read_model.run_counts").execute(connection).await?;
-        Ok(())
     }
 }
 
@@ -150,7 +144,7 @@ impl StartedColumns {
             return Ok(());
         }
         sqlx::query!(
-            "INSERT INTO read_model.runs (id, tenant_id, campaign_id, status, nominal_at, scheduled, template_name,
+            "INSERT INTO runs (id, tenant_id, campaign_id, status, nominal_at, scheduled, template_name,
                                           language, segment, sender_id, started_at, position)
              SELECT n.id, n.tenant_id, n.campaign_id, $12, n.nominal_at, n.scheduled, n.template_name,
                     n.language, n.segment, n.sender_id, n.started_at, n.position
@@ -205,12 +199,12 @@ impl From<BTreeMap<Uuid, Change>> for ChangeColumns {
 impl ChangeColumns {
     async fn update(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         sqlx::query!(
-            "UPDATE read_model.runs r
+            "UPDATE runs r
              SET status = coalesce(n.status, r.status),
                  stall_reason = CASE WHEN n.status IS NULL THEN r.stall_reason ELSE n.stall_reason END,
                  resolved_at = coalesce(n.resolved_at, r.resolved_at),
                  ended_at = coalesce(n.ended_at, r.ended_at),
-                 position = n.position
+                 position = greatest(r.position, n.position)
              FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])
                  AS n(id, status, stall_reason, resolved_at, ended_at, position)
              WHERE r.id = n.id",

@@ -49,14 +49,16 @@ pub struct UnknownWebhookRow {
     pub last_seen_at: DateTime<Utc>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SubscriptionRow {
     pub name: String,
     /// Everything at or below this has taken effect.
     pub position: Position,
-    /// Positions up to the end of the log. A subscription that is up to date stores its checkpoint only now and then
-    /// while nothing concerns it, so this may be some thousands without anything being late.
+    /// Positions up to the end of the log. A subscription that is up to date stores its checkpoint once a second while
+    /// nothing concerns it, so this may be some thousands without anything being late.
     pub lag: Position,
+    /// How long the first event behind the checkpoint has waited, in seconds; 0 if there is none.
+    pub lag_seconds: f64,
 }
 
 /// Of one tenant, or for the operator of all. The log and its subscriptions serve all tenants together.
@@ -129,14 +131,27 @@ async fn unknown_webhooks(pool: &PgPool) -> Result<Vec<UnknownWebhookRow>, sqlx:
     .await
 }
 
-async fn subscriptions(pool: &PgPool) -> Result<(Position, Vec<SubscriptionRow>), sqlx::Error> {
-    // The checkpoints first: a log that has grown meanwhile shows as lag, never as a checkpoint ahead of the log.
-    let checkpoints = sqlx::query!("SELECT name, position FROM subscriptions ORDER BY name").fetch_all(pool).await?;
+/// Every subscription with its lag, and the last position of the log.
+pub async fn subscriptions(pool: &PgPool) -> Result<(Position, Vec<SubscriptionRow>), sqlx::Error> {
+    // The checkpoints first: a log that has grown meanwhile shows as lag, never as a checkpoint ahead of the log. Times
+    // are those of the database on both sides.
+    let checkpoints = sqlx::query!(
+        r#"SELECT s.name, s.position,
+                  extract(epoch FROM clock_timestamp() - next.recorded_at)::float8 AS waited
+           FROM subscriptions s
+           LEFT JOIN LATERAL (
+               SELECT e.recorded_at FROM events e WHERE e.position > s.position ORDER BY e.position LIMIT 1
+           ) next ON true
+           ORDER BY s.name"#
+    )
+    .fetch_all(pool)
+    .await?;
     let last = sqlx::query_scalar!("SELECT max(position) FROM events").fetch_one(pool).await?.unwrap_or(0);
     // Positions that were lost to a rollback lie behind the last event, and a checkpoint may stand there.
     let lag = |position: Position| (last - position).max(0);
     let rows = checkpoints.into_iter().map(|row| SubscriptionRow {
         lag: lag(row.position),
+        lag_seconds: row.waited.unwrap_or(0.0).max(0.0),
         name: row.name,
         position: row.position,
     });

@@ -70,6 +70,8 @@ async fn describe() -> Result<Descriptions> {
 async fn describe_with(servers: &mut Servers) -> Result<Descriptions> {
     let maintenance = servers.postgres().await?;
     let database = TestDatabase::create_on(&maintenance).await;
+    // What writes a read model names its tables without their schema.
+    database.set_search_path("public, read_model").await;
     let descriptions = tempfile::tempdir()?;
     let mut clean = cargo("clean")?;
     for member in MEMBERS {
