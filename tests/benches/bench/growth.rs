@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 
 use crate::installation::Installation;
@@ -28,8 +28,6 @@ const SEGMENT: &str = "everybody";
 const RATE_PER_S: u32 = 1000;
 const RUN_MAX: Duration = Duration::from_secs(40);
 const FILL_MAX: Duration = Duration::from_secs(330);
-/// Every follower of the log registers its subscription as it starts.
-const REGISTERED_MAX: Duration = Duration::from_secs(10);
 
 /// A database of which runs are made, with its tenant.
 struct Origin {
@@ -49,7 +47,8 @@ pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     };
     let began = Instant::now();
     let runs = site.scaled(PAST_RUNS);
-    let filled = tokio::time::timeout(FILL_MAX, past::write(site, &large.database, &large.installation, runs));
+    let filled =
+        tokio::time::timeout(FILL_MAX, past::write(site, &large.database, &large.installation, runs, past::Rows::All));
     let events = filled.await.context("the past was not written in time")??;
     let fill_s = began.elapsed().as_secs_f64();
 
@@ -95,22 +94,7 @@ async fn prepare(site: &Site) -> Result<Origin> {
     installation.contacts(&[SEGMENT], site.scaled(MESSAGES)).await?;
     let stage = Stage::open(site, &database, &installation, Queue::Rabbitmq, Behaviour::PLAIN).await?;
     let template = stage.engine.template().await?;
-    let deadline = Instant::now() + REGISTERED_MAX;
-    let mut connection = database.connect().await?;
-    loop {
-        let registered = sqlx::query_scalar!(
-            r#"SELECT count(*) >= 3 AS "registered!" FROM subscriptions
-               WHERE name IN ('ready-list', 'projection:runs', 'projection:messages')"#
-        );
-        if registered.fetch_one(&mut connection).await? {
-            break;
-        }
-        if Instant::now() > deadline {
-            bail!("the engine's subscriptions did not appear");
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    drop(connection);
+    past::wait_for_subscriptions(&database).await?;
     stage.close(site).await?;
     Ok(Origin { database, installation, template })
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -85,7 +86,18 @@ impl Installation {
         Ok(took)
     }
 
-    async fn run(&self, arguments: &[&str]) -> Result<Value> {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<Value> {
+        let (answer, status, said) = self.call(arguments).await?;
+        ensure!(status.success(), "ektola {} failed ({status}): {said}", arguments.join(" "));
+        Ok(answer)
+    }
+
+    /// For a command that answers and then fails because of what it found.
+    pub(crate) async fn run_whatever_it_finds(&self, arguments: &[&str]) -> Result<Value> {
+        Ok(self.call(arguments).await?.0)
+    }
+
+    async fn call(&self, arguments: &[&str]) -> Result<(Value, ExitStatus, String)> {
         let mut command = command(&self.data)?;
         command.arg("--json").args(arguments).env("DATABASE_URL", &self.database_url);
         command.env("WHATSAPP_ACCESS_TOKEN", ACCESS_TOKEN);
@@ -96,8 +108,9 @@ impl Installation {
             .await
             .with_context(|| format!("ektola {words} did not end within {} s", COMMAND_MAX.as_secs()))??;
         let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ektola {words} failed ({}): {said}", output.status);
-        serde_json::from_slice(&output.stdout).with_context(|| format!("ektola {words} did not answer with JSON"))
+        let answer = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("ektola {words} did not answer with JSON ({}): {said}", output.status))?;
+        Ok((answer, output.status, said.into_owned()))
     }
 }
 

@@ -23,6 +23,7 @@ mod past;
 mod play;
 mod process;
 mod progress;
+mod rebuild;
 mod receiver;
 mod report;
 mod sandbox;
@@ -58,11 +59,13 @@ enum Part {
     Pacing,
     FanOut,
     Growth,
+    Rebuild,
 }
 
 impl Part {
     /// In the order in which they are run.
-    const ALL: [Self; 6] = [Self::Append, Self::EndToEnd, Self::Webhooks, Self::Pacing, Self::FanOut, Self::Growth];
+    const ALL: [Self; 7] =
+        [Self::Append, Self::EndToEnd, Self::Webhooks, Self::Pacing, Self::FanOut, Self::Growth, Self::Rebuild];
 
     /// The first word of its keys.
     fn name(self) -> &'static str {
@@ -73,13 +76,14 @@ impl Part {
             Self::Pacing => "pacing",
             Self::FanOut => "fan_out",
             Self::Growth => "growth",
+            Self::Rebuild => "rebuild",
         }
     }
 
     fn needs_rabbitmq(self) -> bool {
         match self {
             Self::Append | Self::Webhooks => false,
-            Self::EndToEnd | Self::Pacing | Self::FanOut | Self::Growth => true,
+            Self::EndToEnd | Self::Pacing | Self::FanOut | Self::Growth | Self::Rebuild => true,
         }
     }
 
@@ -92,6 +96,7 @@ impl Part {
             Self::Pacing => pacing::measure(site, figures).await,
             Self::FanOut => fan_out::measure(site, figures).await,
             Self::Growth => growth::measure(site, figures).await,
+            Self::Rebuild => rebuild::measure(site, figures).await,
         }
     }
 }

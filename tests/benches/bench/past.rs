@@ -4,6 +4,7 @@
 //! the contact and the run differ.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::TimeDelta;
@@ -11,6 +12,7 @@ use cqrs_es::DomainEvent as _;
 use domain::ids::SenderId;
 use infrastructure::clock::Clock;
 use infrastructure::event_store::Metadata;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::installation::Installation;
@@ -20,9 +22,25 @@ use crate::statistics::as_float;
 
 const MESSAGES_PER_RUN: u32 = 10_000;
 const CONNECTIONS: usize = 2;
+/// Every follower of the log registers its subscription as it starts.
+const REGISTERED_MAX: Duration = Duration::from_secs(10);
+
+/// What is written beside the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rows {
+    LogOnly,
+    /// The rows that the events would have left in the messages' read model and in the erasable tables.
+    All,
+}
 
 /// Writes so many runs, brings every checkpoint to their end, and answers the number of events.
-pub(crate) async fn write(site: &Site, database: &Database, installation: &Installation, runs: u32) -> Result<f64> {
+pub(crate) async fn write(
+    site: &Site,
+    database: &Database,
+    installation: &Installation,
+    runs: u32,
+    rows: Rows,
+) -> Result<f64> {
     let next = AtomicU32::new(0);
     let writers = (0..CONNECTIONS).map(async |_| {
         let mut connection = database.connect().await?;
@@ -31,13 +49,13 @@ pub(crate) async fn write(site: &Site, database: &Database, installation: &Insta
             if run >= runs {
                 return Ok::<_, anyhow::Error>(());
             }
-            site.progress.show(format!("growth: writing the past, run {} of {runs}", run + 1));
+            site.progress.show(format!("writing the past, run {} of {runs}", run + 1));
             let past = Run::new(installation, runs - run)?;
-            past.insert(&mut connection).await.context("the past cannot be written")?;
+            past.insert(&mut connection, rows).await.context("the past cannot be written")?;
         }
     });
     futures::future::try_join_all(writers).await?;
-    site.progress.show("growth: vacuuming the past");
+    site.progress.show("vacuuming the past");
     let mut connection = database.connect().await?;
     let last = sqlx::query_scalar!(
         r#"UPDATE subscriptions SET position = (SELECT last_value FROM events_position_seq) RETURNING position"#
@@ -53,6 +71,23 @@ pub(crate) async fn write(site: &Site, database: &Database, installation: &Insta
     database.execute("VACUUM (FREEZE, ANALYZE)").await?;
     site.checkpoint().await?;
     Ok(events)
+}
+
+/// Waits until the followers of a running engine are registered, so that a past can be put behind them.
+pub(crate) async fn wait_for_subscriptions(database: &Database) -> Result<()> {
+    let deadline = Instant::now() + REGISTERED_MAX;
+    let mut connection = database.connect().await?;
+    loop {
+        let registered = sqlx::query_scalar!(
+            r#"SELECT count(*) >= 3 AS "registered!" FROM subscriptions
+               WHERE name IN ('ready-list', 'projection:runs', 'projection:messages')"#
+        );
+        if registered.fetch_one(&mut connection).await? {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "the engine's subscriptions did not appear");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// One run of the past.
@@ -87,7 +122,7 @@ impl Run {
         })
     }
 
-    async fn insert(&self, connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
+    async fn insert(&self, connection: &mut sqlx::PgConnection, rows: Rows) -> Result<(), sqlx::Error> {
         sqlx::query_file!(
             "benches/bench/past.sql",
             self.id_prefix,
@@ -100,6 +135,7 @@ impl Run {
             &self.metadata,
             self.messages.tenant_id.0,
             self.messages.sender_id.0,
+            rows == Rows::All,
         )
         .execute(connection)
         .await?;

@@ -1,5 +1,5 @@
 -- One run of the past: the events of its messages step by step, as the log would have them, and the rows that they have
--- left elsewhere. The ids are of the form that the engine derives: time, version 8, hash.
+-- left elsewhere if they are asked for. The ids are of the form that the engine derives: time, version 8, hash.
 WITH hashed AS (
     SELECT n, md5($2::uuid::text || n::text) AS hash FROM generate_series(1, $3::float8::bigint) AS n
 ), messages AS MATERIALIZED (
@@ -18,11 +18,12 @@ WITH hashed AS (
 ), shown AS (
     INSERT INTO read_model.messages (id, tenant_id, run_id, contact_id, sender_id, status, attempts, queued_at, sent_at,
                                      delivered_at, read_at, position)
-    SELECT m.id::uuid, $9, $2, m.contact, $10, 'read', 1, now(), now(), now(), now(), 0 FROM messages m ORDER BY m.id
+    SELECT m.id::uuid, $9, $2, m.contact, $10, 'read', 1, now(), now(), now(), now(), 0 FROM messages m
+    WHERE $11::boolean ORDER BY m.id
 ), recipients AS (
     INSERT INTO message_recipients (message_id, tenant_id, contact_id, phone, variables)
     SELECT m.id::uuid, $9, m.contact, '+919' || lpad(m.n::text, 9, '0'), '{"1": "Customer"}' FROM messages m
-    ORDER BY m.id
+    WHERE $11::boolean ORDER BY m.id
 )
 INSERT INTO provider_messages (sender_id, wamid, message_id, created_at)
-SELECT $10, 'wamid.' || md5(m.id), m.id::uuid, now() FROM messages m ORDER BY m.id
+SELECT $10, 'wamid.' || md5(m.id), m.id::uuid, now() FROM messages m WHERE $11::boolean ORDER BY m.id

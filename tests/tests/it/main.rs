@@ -19,6 +19,7 @@ mod poison;
 mod process;
 mod queue;
 mod rate;
+mod read_models;
 mod recurrence;
 mod sandbox_process;
 mod six_kills;

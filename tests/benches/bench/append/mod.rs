@@ -66,7 +66,7 @@ async fn measure_callers(site: &Site, kind: PathKind, reference: f64, figures: &
 
 /// Connections with nothing set, on which the stock path and the bare INSERT are faster than on an engine's own: there
 /// every statement is planned anew.
-async fn connect_plainly(database: &Database) -> Result<PgPool> {
+pub(crate) async fn connect_plainly(database: &Database) -> Result<PgPool> {
     let options = PgPoolOptions::new().max_connections(CONNECTIONS_MAX);
     options.connect(&database.url).await.context("the database does not answer")
 }
