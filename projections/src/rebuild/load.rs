@@ -1,13 +1,16 @@
-//! The log, read once and folded into all generations that are being built. The next stretch is read and decoded while
-//! the present one is written.
+//! The log, read once and folded into all generations that are being built. The next stretch is read and decoded by a
+//! task of its own while the present one is written.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::aggregate::Position;
 use domain::event::RecordedEvent;
 use futures::future::try_join_all;
 use infrastructure::event_feed::{HighWaterMark, Page, UnreadableEvent, advance_in_tx, read_page};
 use sqlx::PgPool;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::pace::Pace;
 use super::{RebuildError, STALL_WARNING, Step};
@@ -17,6 +20,8 @@ use crate::projection::Projection;
 
 /// Rows of one query.
 const PAGE_MAX: usize = 10_000;
+/// Besides the one that is being written and the one that is being read.
+const STRETCHES_AHEAD: usize = 1;
 
 /// A generation that is being built, and how far it is.
 pub(super) struct Leg {
@@ -83,26 +88,43 @@ impl Loader<'_> {
         progress: &impl Fn(Step),
     ) -> Result<(), RebuildError> {
         progress(Step::Loading { done: from, of: self.of, events: self.events });
-        let mut stretch = read_stretch(self.pool, from, until, self.pace.events_max()).await?;
-        loop {
-            let next = async {
-                if stretch.up_to == until {
-                    return Ok(None);
-                }
-                read_stretch(self.pool, stretch.up_to, until, self.pace.events_max()).await.map(Some)
-            };
-            let apply = try_join_all(group.iter_mut().map(|leg| apply(self.pool, leg, &stretch)));
-            let (next, _) = tokio::try_join!(next, apply)?;
+        let (send, mut stretches) = mpsc::channel(STRETCHES_AHEAD);
+        let events_max = Arc::new(AtomicUsize::new(self.pace.events_max()));
+        // Ends with this call, whatever becomes of it.
+        let mut reader = JoinSet::new();
+        reader.spawn(read_on(self.pool.clone(), from, until, Arc::clone(&events_max), send));
+        let mut reached = from;
+        while let Some(stretch) = stretches.recv().await {
+            let stretch = stretch?;
+            try_join_all(group.iter_mut().map(|leg| apply(self.pool, leg, &stretch))).await?;
+            reached = stretch.up_to;
             self.events += u64::try_from(stretch.len()).unwrap_or(u64::MAX);
-            progress(Step::Loading { done: stretch.up_to, of: self.of, events: self.events });
+            progress(Step::Loading { done: reached, of: self.of, events: self.events });
             if self.pace.wants_to_see() {
                 self.pace.see(self.mark.advance().await?);
             }
+            events_max.store(self.pace.events_max(), Ordering::Relaxed);
             self.pace.rest().await;
-            match next {
-                Some(next) => stretch = next,
-                None => return Ok(()),
-            }
+        }
+        // A reader that broke off must not look like the end of the log.
+        if reached == until { Ok(()) } else { Err(RebuildError::BrokenOff { position: reached }) }
+    }
+}
+
+/// Reads and decodes one stretch after the other, until all are read, one fails, or nobody wants them any more.
+async fn read_on(
+    pool: PgPool,
+    from: Position,
+    until: Position,
+    events_max: Arc<AtomicUsize>,
+    send: mpsc::Sender<Result<Stretch, RebuildError>>,
+) {
+    let mut after = from;
+    while after < until {
+        let stretch = read_stretch(&pool, after, until, events_max.load(Ordering::Relaxed)).await;
+        after = stretch.as_ref().map_or(until, |stretch| stretch.up_to);
+        if send.send(stretch).await.is_err() {
+            return;
         }
     }
 }

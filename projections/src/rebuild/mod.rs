@@ -85,6 +85,9 @@ pub enum RebuildError {
     /// The log has another number of events than were read; the generation is not to be relied on.
     #[error("{read} events were read for {projection}, but the log has {in_log} up to position {position}")]
     Incomplete { projection: String, read: i64, in_log: i64, position: Position },
+    /// The task that reads the log has ended too early.
+    #[error("reading the log broke off at position {position}")]
+    BrokenOff { position: Position },
     #[error("{projection} is being rebuilt by somebody else at this moment")]
     Busy { projection: String },
     /// Two feed it that should not.

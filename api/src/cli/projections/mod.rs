@@ -85,9 +85,11 @@ fn failed(error: RebuildError) -> Failure {
             "ektola projections cancel {projection}, then rebuild it; if that does not help, the log has to be examined"
         )),
         RebuildError::Unsteady { .. } => Some("try again when less is going on".to_owned()),
-        RebuildError::Mark(_) | RebuildError::Read(_) | RebuildError::Database(_) | RebuildError::Overtaken { .. } => {
-            Some("run the same command again: it goes on where it stopped".to_owned())
-        }
+        RebuildError::Mark(_)
+        | RebuildError::Read(_)
+        | RebuildError::Database(_)
+        | RebuildError::Overtaken { .. }
+        | RebuildError::BrokenOff { .. } => Some("run the same command again: it goes on where it stopped".to_owned()),
     };
     let message = error.to_string();
     let failure = match error {
