@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod private_servers;
 pub mod ready_list;
 pub mod sagas;
+pub mod seals;
 pub mod senders;
 pub mod templates;
 pub mod tenants;
