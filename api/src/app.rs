@@ -15,12 +15,13 @@ use infrastructure::dispatch_queue::{DispatchQueue, PostgresQueue, RabbitmqConfi
 use infrastructure::dispatcher::{
     AccountHolds, CallJournal, Dispatcher, DispatcherConfig, InFlight, MisfitLimits, Misfits, Sweeper,
 };
-use infrastructure::event_feed::{EventFeed, FeedConfig, TableEffect, follow};
+use infrastructure::event_feed::{EventFeed, FeedConfig, LogTimes, TableEffect, follow};
 use infrastructure::event_store::{BatchConfig, CampaignRunStore, CampaignStore, ConsentStore, MessageStore};
 use infrastructure::fan_out::{FanOut, FanOutConfig, FanOutEffect};
 use infrastructure::inbound::Listener;
 use infrastructure::ready_list::{Feeder, FeederConfig, ReadyListEffect};
 use infrastructure::sagas::{SagaConfig, SagaExecutor};
+use infrastructure::seals::{SealKey, Sealer, SealerConfig};
 use infrastructure::templates::{TemplateRunsEffect, TemplateSync, TemplateWatch};
 use infrastructure::trouble::TroubleEffect;
 use infrastructure::unknown::{UnknownConfig, UnknownEffect, UnknownWindow};
@@ -117,6 +118,9 @@ impl App {
         };
         let parts = Parts::start(&app, &options).await?;
         app.start_projector_and_http(&parts, options.listener, &options.roles, &options.data)?;
+        if options.roles.contains(&Role::Projector) {
+            app.start_sealer(&parts, &options.data)?;
+        }
         app.start_sagas(&parts, &options.roles);
         app.start_dispatch(&parts, &options.roles, &options.data, options.base_url_allowed)?;
         if options.roles.contains(&Role::Webhooks) {
@@ -199,6 +203,8 @@ impl App {
             inbox: Inbox::start(&self.pool, &inbox, &self.stores, &self.stores_stop),
             templates: parts.templates.clone(),
             progress,
+            feed: parts.feed.clone(),
+            stop: self.workers_stop.clone(),
             upload_dir,
             readiness: self.readiness.clone(),
         };
@@ -210,6 +216,17 @@ impl App {
                 tracing::error!(%error, "HTTP is no longer served");
             }
         });
+        Ok(())
+    }
+
+    fn start_sealer(&self, parts: &Parts, data: &std::path::Path) -> anyhow::Result<()> {
+        let audit = &parts.config.audit;
+        let key = SealKey::load_or_create(&audit.key_file(data)).context("the log cannot be sealed")?;
+        let config = SealerConfig { every: audit.seal_every(), segment_max: audit.segment_events_max };
+        let (pool, clock) = (self.pool.clone(), parts.clock.clone());
+        let times = LogTimes { pool: pool.clone(), clock: clock.clone(), feed: parts.feed.clone() };
+        self.workers.spawn(times.run(self.workers_stop.clone()));
+        self.workers.spawn(Sealer { pool, clock, key, config }.run(self.workers_stop.clone()));
         Ok(())
     }
 

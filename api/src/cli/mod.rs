@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is a module with its arguments and its `run`; printing is in `output`, finding the
 //! installation in `installation`.
 
+pub mod audit;
 pub mod config;
 pub mod contacts;
 pub mod context;
@@ -10,6 +11,8 @@ pub mod dev;
 pub mod doctor;
 pub mod engine_record;
 pub mod error;
+pub mod events;
+pub mod explain;
 pub mod installation;
 pub mod logging;
 pub mod migrate;
@@ -99,7 +102,15 @@ enum Command {
     /// Import contacts from a file.
     #[command(subcommand)]
     Contacts(contacts::ContactsCommand),
-    /// Show how far the read models are, and fold one again from the log.
+    /// Say why a contact got a message of a campaign, or did not.
+    Explain(explain::ExplainArgs),
+    /// Replay the log of one thing as of any instant, and check that nobody has changed the log.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// Read the log itself: the last events, one of them, or an export.
+    #[command(subcommand)]
+    Events(events::EventsCommand),
+    /// Show how far the read models are, and fold one anew from the log.
     #[command(subcommand)]
     Projections(projections::ProjectionsCommand),
     /// Show what could not be applied or sent, give it back, or discard it.
@@ -134,6 +145,9 @@ impl Command {
             | Self::Sender(_)
             | Self::Templates(_)
             | Self::Contacts(_)
+            | Self::Explain(_)
+            | Self::Audit(_)
+            | Self::Events(_)
             | Self::Projections(_)
             | Self::DeadLetters(_)
             | Self::Unknown(_)
@@ -203,6 +217,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Sender(command) => sender::run(command, &context).await,
         Command::Templates(command) => templates::run(command, &context).await,
         Command::Contacts(command) => contacts::run(command, &context).await,
+        Command::Explain(args) => explain::run(&args, &context).await,
+        Command::Audit(command) => audit::run(command, &context).await,
+        Command::Events(command) => events::run(command, &context).await,
         Command::Projections(command) => projections::run(command, &context).await,
         Command::DeadLetters(command) => dead_letters::run(command, &context).await,
         Command::Unknown(command) => unknown::run(command, &context).await,

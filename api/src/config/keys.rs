@@ -1,5 +1,6 @@
 //! Every key with the values that it takes. A test holds this table, `defaults.toml` and the structs together.
 
+use infrastructure::seals::PublicKey;
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
@@ -55,6 +56,14 @@ const fn text(section: &'static str, name: &'static str, accepts: fn(&str) -> bo
     Key { section, name, kind: Kind::Text { accepts, expected } }
 }
 
+fn is_path(text: &str) -> bool {
+    !text.contains('\0')
+}
+
+fn is_key_list(text: &str) -> bool {
+    text.split(',').all(|key| key.trim().is_empty() || PublicKey::parse(key).is_some())
+}
+
 const KIB: i64 = 1024;
 const MIB: i64 = 1024 * KIB;
 const GIB: i64 = 1024 * MIB;
@@ -66,6 +75,7 @@ pub(super) static KEYS: &[Key] = &[
     integer("http", "list_limit_default", 1, 1_000),
     integer("http", "list_limit_max", 1, 1_000),
     integer("http", "request_timeout_s", 1, 3_600),
+    integer("http", "min_position_wait_ms", 1, 25_000),
     integer("database", "connections_max", 2, 1_000),
     integer("events", "mark_poll_busy_ms", 1, 10_000),
     integer("events", "mark_poll_idle_ms", 1, 10_000),
@@ -153,6 +163,10 @@ pub(super) static KEYS: &[Key] = &[
     integer("sandbox", "webhook_posts_max", 1, 4_096),
     integer("sandbox", "rate_limit_per_s", 0, 100_000),
     integer("sandbox", "pair_burst", 0, 1_000),
+    text("audit", "signing_key_file", is_path, "the path of a file, or nothing"),
+    text("audit", "trusted_keys", is_key_list, "keys of 64 hexadecimal digits, separated by commas"),
+    integer("audit", "seal_every_ms", 100, 8_000),
+    integer("audit", "segment_events_max", 1, 100_000),
     text("log", "filter", is_log_filter, "a log filter such as \"info\" or \"info,infrastructure=debug\""),
     text("log", "format", is_log_format, "\"text\" or \"json\""),
 ];

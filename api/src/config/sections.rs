@@ -1,12 +1,14 @@
 //! The configuration as the engine uses it. What each value means to an operator stands in `defaults.toml`.
 
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use domain::consent::{KeywordFault, Keywords};
 use infrastructure::consent::{ConsentPolicy, OptInRequired};
 use infrastructure::pacing::{PacingConfig, PairConfig};
+use infrastructure::seals::PublicKey;
 use infrastructure::templates::SyncConfig;
 use infrastructure::whatsapp::catalog::CatalogConfig;
 use infrastructure::whatsapp::{ClientConfig, RetryLadder};
@@ -28,9 +30,15 @@ pub struct HttpConfig {
     pub list_limit_max: u32,
     /// Time after which a request is given up, in seconds.
     pub request_timeout_s: u64,
+    /// Time for which a query waits for the position it asks for, in milliseconds.
+    pub min_position_wait_ms: u64,
 }
 
 impl HttpConfig {
+    pub fn min_position_wait(&self) -> Duration {
+        Duration::from_millis(self.min_position_wait_ms)
+    }
+
     pub fn request_timeout(&self) -> Duration {
         Duration::from_secs(self.request_timeout_s)
     }
@@ -481,6 +489,34 @@ impl SandboxConfig {
 
     pub fn status_gap(&self) -> Duration {
         Duration::from_millis(self.status_gap_ms)
+    }
+}
+
+/// Evidence that nobody has changed the log.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditConfig {
+    /// The file with the ed25519 key that signs seals; empty for the one in the data folder.
+    pub signing_key_file: String,
+    /// Public keys that have signed older seals, in hexadecimal digits, separated by commas.
+    pub trusted_keys: String,
+    /// How often new events are sealed, in milliseconds.
+    pub seal_every_ms: u64,
+    /// Most events of one seal.
+    pub segment_events_max: u32,
+}
+
+impl AuditConfig {
+    pub fn seal_every(&self) -> Duration {
+        Duration::from_millis(self.seal_every_ms)
+    }
+
+    pub fn key_file(&self, data: &Path) -> PathBuf {
+        if self.signing_key_file.is_empty() { data.join("seal-key.pem") } else { PathBuf::from(&self.signing_key_file) }
+    }
+
+    pub fn trusted_keys(&self) -> Vec<PublicKey> {
+        self.trusted_keys.split(',').filter_map(PublicKey::parse).collect()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::Uri;
+use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use domain::aggregate::CommandEnvelope;
 use domain::consent::{ConsentCommand, ConsentError, ConsentSource};
@@ -11,10 +13,12 @@ use infrastructure::consent::{self, ConsentRecord, ConsentStatement, StandingErr
 use infrastructure::contacts;
 use infrastructure::event_store::{Addressed, CommandError};
 use infrastructure::inbound::{self, InboundMessage};
+use projections::audit::AuditKind;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::as_of;
 use super::auth::Caller;
 use super::body::{NoFields, OptionalObject};
 use super::contacts::ContactDocument;
@@ -138,15 +142,23 @@ impl From<ConsentRecord> for ConsentDocument {
     path = "/v1/contacts/{id}",
     tag = "contacts",
     operation_id = "get_contact",
-    params(("id" = Uuid, Path)),
+    params(
+        ("id" = Uuid, Path),
+        ("as_of" = Option<String>, Query, description = "A time or a position: the state that the log gives as of then"),
+    ),
     responses((status = 200, body = ContactWithConsentDocument))
 )]
 pub(super) async fn get(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
-) -> Answer<Json<ContactWithConsentDocument>> {
-    find(&state, &caller, ContactId(id)).await.map(Json)
+    uri: Uri,
+) -> Answer<Response> {
+    if let Some(position) = as_of::asked(&state, &caller, &uri).await? {
+        return as_of::answer(&state, &caller, AuditKind::Contact, id, position).await;
+    }
+    let found = find(&state, &caller, ContactId(id)).await?;
+    Ok(Json(found).into_response())
 }
 
 /// Records that a contact wants no messages at all. What is queued for it is cancelled.

@@ -1,14 +1,18 @@
 use axum::Json;
 use axum::extract::State;
+use axum::http::Uri;
+use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use domain::ids::MessageId;
 use infrastructure::inbound;
+use projections::audit::AuditKind;
 use projections::messages::TimelineEntry;
 use projections::messages::read::{self, MessageRow};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::as_of;
 use super::auth::Caller;
 use super::consent::InboundDocument;
 use super::path::IdPath;
@@ -105,20 +109,28 @@ impl From<TimelineEntry> for TimelineEntryDocument {
     path = "/v1/messages/{id}",
     tag = "messages",
     operation_id = "get_message",
-    params(("id" = Uuid, Path)),
+    params(
+        ("id" = Uuid, Path),
+        ("as_of" = Option<String>, Query, description = "A time or a position: the state that the log gives as of then"),
+    ),
     responses((status = 200, body = MessageWithTimelineDocument))
 )]
 pub(super) async fn get(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
-) -> Answer<Json<MessageWithTimelineDocument>> {
+    uri: Uri,
+) -> Answer<Response> {
+    if let Some(position) = as_of::asked(&state, &caller, &uri).await? {
+        return as_of::answer(&state, &caller, AuditKind::Message, id, position).await;
+    }
     let found = read::find(&state.pool, caller.tenant.id, MessageId(id)).await?;
     let found = found.ok_or_else(|| Problem::not_found("message"))?;
     let replies = inbound::of_message(&state.pool, caller.tenant.id, MessageId(id)).await?;
-    Ok(Json(MessageWithTimelineDocument {
+    let document = MessageWithTimelineDocument {
         message: found.message.into(),
         timeline: found.timeline.into_iter().map(TimelineEntryDocument::from).collect(),
         replies: replies.into_iter().map(InboundDocument::from).collect(),
-    }))
+    };
+    Ok(Json(document).into_response())
 }

@@ -3,15 +3,20 @@
 //! A handler reads the request, gives a command or asks a read model, and answers. Every refusal, whoever makes it,
 //! goes out as a problem (see [`problem`]).
 
+pub(crate) mod as_of;
 mod auth;
 pub(crate) mod body;
 mod campaigns;
 mod consent;
 mod contacts;
+mod etag;
+mod events;
+pub(crate) mod explain;
 mod fields;
 mod health;
 mod layers;
 mod messages;
+mod min_position;
 mod notices;
 mod openapi;
 mod pages;
@@ -50,6 +55,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/problems/{kind}", get(explain))
+        .layer(from_fn_with_state(state.clone(), min_position::wait))
         .layer(from_fn_with_state(time_max, layers::limit_time))
         .merge(uploads)
         .fallback(unknown_path)
@@ -88,6 +94,8 @@ fn resources() -> Router<ApiState> {
         .route("/v1/notices", get(notices::list))
         .route("/v1/notices/{id}/done", post(notices::done))
         .route("/v1/senders", get(senders::list))
+        .route("/v1/explain", get(explain::get))
+        .route("/v1/events", get(events::list))
 }
 
 async fn unknown_path() -> Problem {

@@ -1,10 +1,15 @@
 use axum::Json;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{Object, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{Modify, OpenApi as _};
 
 use super::problem::ProblemDocument;
-use super::{campaigns, consent, contacts, health, messages, notices, runs, senders, templates, unknown, uploads};
+use super::{
+    campaigns, consent, contacts, events, explain, health, messages, min_position, notices, runs, senders, templates,
+    unknown, uploads,
+};
 use crate::webhooks;
 
 #[derive(utoipa::OpenApi)]
@@ -41,6 +46,8 @@ use crate::webhooks;
         notices::list,
         notices::done,
         senders::list,
+        explain::get,
+        events::list,
         health::livez,
         health::readyz,
         document,
@@ -86,7 +93,22 @@ impl Modify for Everywhere {
                 ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name("Problem")))).build(),
             )
             .build();
-        for path in openapi.paths.paths.values_mut() {
+        for (name, path) in &mut openapi.paths.paths {
+            // Every query of a read model may wait for a write.
+            if name.starts_with("/v1/")
+                && name != "/v1/openapi.json"
+                && let Some(get) = &mut path.get
+            {
+                let parameter = ParameterBuilder::new()
+                    .name(min_position::PARAMETER)
+                    .parameter_in(ParameterIn::Query)
+                    .description(Some(
+                        "Waits until the read models show this position of the log; also as the header Min-Position",
+                    ))
+                    .schema(Some(Object::with_type(Type::Integer)))
+                    .build();
+                get.parameters.get_or_insert_default().push(RefOr::T(parameter));
+            }
             let operations = [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete];
             for operation in operations.into_iter().flatten() {
                 operation.responses.responses.insert("default".to_owned(), RefOr::T(refusal.clone()));

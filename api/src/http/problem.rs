@@ -32,6 +32,8 @@ pub enum ProblemKind {
     MethodNotAllowed,
     /// The present state does not allow it.
     Conflict,
+    /// What `If-Match` names is not what is there any more.
+    PreconditionFailed,
     TooLarge,
     UnsupportedMediaType,
     /// The only fault is a field or parameter of an unknown name.
@@ -48,7 +50,7 @@ pub enum ProblemKind {
 }
 
 impl ProblemKind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NotJson,
         Self::BadBody,
         Self::Unauthorized,
@@ -56,6 +58,7 @@ impl ProblemKind {
         Self::NotFound,
         Self::MethodNotAllowed,
         Self::Conflict,
+        Self::PreconditionFailed,
         Self::TooLarge,
         Self::UnsupportedMediaType,
         Self::UnknownField,
@@ -76,6 +79,7 @@ impl ProblemKind {
             Self::NotFound => "not-found",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::Conflict => "conflict",
+            Self::PreconditionFailed => "precondition-failed",
             Self::TooLarge => "too-large",
             Self::UnsupportedMediaType => "unsupported-media-type",
             Self::UnknownField => "unknown-field",
@@ -100,6 +104,7 @@ impl ProblemKind {
             Self::NotFound => "There is no such thing",
             Self::MethodNotAllowed => "The path does not take this method",
             Self::Conflict => "The present state does not allow this",
+            Self::PreconditionFailed => "It has changed since it was read",
             Self::TooLarge => "The body is too large",
             Self::UnsupportedMediaType => "The content type is not one that is read here",
             Self::UnknownField => "A field is not known",
@@ -119,6 +124,7 @@ impl ProblemKind {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::UnknownField | Self::InvalidFields => StatusCode::UNPROCESSABLE_ENTITY,

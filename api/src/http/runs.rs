@@ -3,15 +3,18 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use domain::ids::{MessageId, RunId};
 use domain::message::MessageStatus;
+use projections::audit::AuditKind;
 use projections::runs::read::{RunRow, RunTrigger};
 use projections::{messages, runs};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::as_of;
 use super::auth::Caller;
 use super::fields::Faults;
 use super::messages::MessageDocument;
@@ -147,15 +150,23 @@ impl From<RunRow> for RunDocument {
     path = "/v1/runs/{id}",
     tag = "runs",
     operation_id = "get_run",
-    params(("id" = Uuid, Path)),
+    params(
+        ("id" = Uuid, Path),
+        ("as_of" = Option<String>, Query, description = "A time or a position: the state that the log gives as of then"),
+    ),
     responses((status = 200, body = RunDocument))
 )]
 pub(super) async fn get(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
-) -> Answer<Json<RunDocument>> {
-    find(&state, &caller, id).await.map(|row| Json(row.into()))
+    uri: Uri,
+) -> Answer<Response> {
+    if let Some(position) = as_of::asked(&state, &caller, &uri).await? {
+        return as_of::answer(&state, &caller, AuditKind::Run, id, position).await;
+    }
+    let row = find(&state, &caller, id).await?;
+    Ok(Json(RunDocument::from(row)).into_response())
 }
 
 /// Lists the messages of a run, all or those of a status.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use domain::aggregate::{CommandEnvelope, Decider, Position};
 use infrastructure::clock::Clock;
+use infrastructure::event_feed::EventFeed;
 use infrastructure::event_store::{
     Addressed, CampaignRunStore, CampaignStore, CommandError, Committed, ConsentStore, MessageStore, StockStore,
 };
@@ -11,6 +12,7 @@ use infrastructure::templates::TemplateSync;
 use infrastructure::webhook_inbox::Inbox;
 use projections::progress::Progress;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::auth::Caller;
@@ -33,6 +35,9 @@ pub struct ApiState {
     pub inbox: Inbox,
     pub templates: TemplateSync,
     pub progress: Progress,
+    pub feed: EventFeed,
+    /// Cancelled when the engine stops: streams end then.
+    pub stop: CancellationToken,
     /// The spool of uploads: files that are read once and deleted.
     pub upload_dir: PathBuf,
     pub readiness: Readiness,
@@ -54,6 +59,24 @@ impl ApiState {
     {
         let envelope = CommandEnvelope::new(caller.tenant.id, self.clock.now(), command);
         store.execute(Addressed::new(id, envelope, caller.actor())).await
+    }
+
+    /// The same, if the aggregate is still at the position that the caller has seen.
+    pub(super) async fn give_at<A, C, E>(
+        &self,
+        store: &StockStore<A>,
+        caller: &Caller,
+        id: impl Into<Uuid>,
+        command: C,
+        seen: Position,
+    ) -> Result<Committed<A>, CommandError<E>>
+    where
+        A: Decider<Command = CommandEnvelope<C>, Error = E>,
+        C: Clone,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let envelope = CommandEnvelope::new(caller.tenant.id, self.clock.now(), command);
+        store.execute_at(Addressed::new(id, envelope, caller.actor()), seen).await
     }
 
     /// The position that a command reached: that of its last event, or, if it had nothing to do, of the last one that

@@ -152,6 +152,17 @@ impl EventFeed {
         *self.mark.borrow()
     }
 
+    /// Waits until the mark has passed a position, and answers it.
+    pub async fn moved(&self, after: Position) -> Position {
+        let mut mark = self.mark.clone();
+        // The sender lives as long as the polling task; once it is gone there is nothing to wait for any more, and
+        // the caller's own shutdown ends the wait.
+        let Ok(seen) = mark.wait_for(|mark| *mark > after).await.map(|mark| *mark) else {
+            return std::future::pending().await;
+        };
+        seen
+    }
+
     /// Events in a page; a full one may have more behind it.
     pub(crate) fn page_max(&self) -> usize {
         self.config.batch_max
@@ -181,12 +192,7 @@ impl EventFeed {
 
     /// The same for those who can set an unreadable event aside.
     pub async fn next_with_unreadable(&self, after: Position) -> Result<Batch, FeedError> {
-        let mut mark = self.mark.clone();
-        // The sender lives as long as the polling task; once it is gone there is nothing to wait for any more, and
-        // the caller's own shutdown ends the wait.
-        let Ok(seen) = mark.wait_for(|mark| *mark > after).await.map(|mark| *mark) else {
-            return std::future::pending().await;
-        };
+        let seen = self.moved(after).await;
         if let Some(batch) = self.in_memory(after, seen) {
             return Ok(batch);
         }

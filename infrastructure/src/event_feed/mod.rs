@@ -7,9 +7,11 @@ mod feed;
 mod follow;
 mod mark;
 mod subscription;
+mod times;
 
 pub use feed::{Batch, EventFeed, FeedConfig, FeedError, Page, UnreadableEvent, read_events, read_page, read_sequence};
 pub(crate) use follow::FAST_BATCH;
 pub use follow::{ActError, TableEffect, follow};
 pub use mark::{HighWaterMark, MarkError};
 pub use subscription::{advance_in_tx, lock_position_in_tx, position_of, register};
+pub use times::{LogTimes, position_at, time_of};

@@ -61,6 +61,9 @@ pub enum CommandError<E: std::error::Error> {
     /// The aggregate refused.
     #[error(transparent)]
     Refused(E),
+    /// The aggregate is no longer at the position that the caller has seen.
+    #[error("the aggregate has moved to position {now}")]
+    Moved { now: Position },
     /// Others changed the aggregate as often as it was tried.
     #[error("the aggregate changed under each of {attempts} attempts")]
     Conflict { attempts: u32 },
@@ -87,7 +90,7 @@ impl<E: std::error::Error> CommandError<E> {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Conflict { .. } | Self::Unavailable(_) | Self::ShuttingDown => true,
-            Self::Refused(_) | Self::Unreadable { .. } | Self::Poisoned(_) => false,
+            Self::Refused(_) | Self::Moved { .. } | Self::Unreadable { .. } | Self::Poisoned(_) => false,
         }
     }
 }

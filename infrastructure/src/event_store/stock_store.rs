@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use cqrs_es::persist::PersistedEventStore;
-use cqrs_es::{AggregateError, CqrsFramework};
+use cqrs_es::persist::{PersistedEventRepository as _, PersistedEventStore, PersistenceError, SerializedEvent};
+use cqrs_es::{AggregateError, CqrsFramework, DomainEvent as _};
 use domain::aggregate::{Decider, Position};
 use domain::campaign::Campaign;
 use domain::campaign_run::CampaignRun;
@@ -23,11 +23,12 @@ const CONFLICT_RETRIES_MAX: u32 = 5;
 pub struct StockStore<A: Decider> {
     pool: PgPool,
     framework: Arc<CqrsFramework<A, PersistedEventStore<PostgresEventRepository, A>>>,
+    repository: Arc<PostgresEventRepository>,
 }
 
 impl<A: Decider> Clone for StockStore<A> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), framework: self.framework.clone() }
+        Self { pool: self.pool.clone(), framework: self.framework.clone(), repository: self.repository.clone() }
     }
 }
 
@@ -40,7 +41,8 @@ where
     pub fn new(pool: PgPool) -> Self {
         // The event-store mode only: the snapshot and aggregate modes of cqrs-es 0.5 apply events twice.
         let store = PersistedEventStore::new_event_store(PostgresEventRepository::new(pool.clone()));
-        Self { pool, framework: Arc::new(CqrsFramework::new(store, Vec::new(), ())) }
+        let repository = Arc::new(PostgresEventRepository::new(pool.clone()));
+        Self { pool, framework: Arc::new(CqrsFramework::new(store, Vec::new(), ())), repository }
     }
 
     /// Executes a command. The events that are reported are those appended after what the aggregate held before.
@@ -59,6 +61,46 @@ where
                 Err(AggregateError::DeserializationError(source)) => {
                     return Err(CommandError::Unavailable(Arc::from(source)));
                 }
+            }
+        }
+        Err(CommandError::Conflict { attempts: CONFLICT_RETRIES_MAX + 1 })
+    }
+
+    /// The same, if the aggregate is still at this position: that of its last event that the caller has seen. Whoever
+    /// changes it in between makes the append fail on its key, and the command is refused as moved.
+    pub async fn execute_at(&self, command: Addressed<C>, seen: Position) -> Result<Committed<A>, CommandError<E>> {
+        let id = command.id.to_string();
+        let metadata = serde_json::to_value(Metadata::of(&command.envelope, &command.actor).to_map())
+            .map_err(|source| CommandError::Unavailable(Arc::new(source)))?;
+        for _ in 0..=CONFLICT_RETRIES_MAX {
+            let (mut state, mut before, mut now) = (A::default(), 0, 0);
+            for (sequence, position, event) in self.history(command.id, 0).await? {
+                state.evolve(&event);
+                (before, now) = (sequence, position);
+            }
+            let events = state.decide(&command.envelope).map_err(CommandError::Refused)?;
+            if now != seen {
+                return Err(CommandError::Moved { now });
+            }
+            let rows = (before + 1..)
+                .zip(events)
+                .map(|(sequence, event)| {
+                    Ok(SerializedEvent::new(
+                        id.clone(),
+                        usize::try_from(sequence).unwrap_or_default(),
+                        A::TYPE.to_owned(),
+                        event.event_type(),
+                        event.event_version(),
+                        serde_json::to_value(&event)?,
+                        metadata.clone(),
+                    ))
+                })
+                .collect::<Result<Vec<_>, serde_json::Error>>()
+                .map_err(|source| CommandError::Unavailable(Arc::new(source)))?;
+            match self.repository.persist::<A>(&rows, None).await {
+                Ok(()) => return self.committed(command.id, before).await,
+                Err(PersistenceError::OptimisticLockError) => {}
+                Err(source) => return Err(CommandError::Unavailable(Arc::new(source))),
             }
         }
         Err(CommandError::Conflict { attempts: CONFLICT_RETRIES_MAX + 1 })

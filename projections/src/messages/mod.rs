@@ -2,7 +2,7 @@
 
 mod project;
 pub mod read;
-mod timeline;
+pub(crate) mod timeline;
 
 pub use project::Messages;
 pub use timeline::TimelineEntry;

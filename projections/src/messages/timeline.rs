@@ -56,7 +56,7 @@ pub(super) async fn of(
         .collect()
 }
 
-fn text_of(event: &MessageEvent) -> String {
+pub(crate) fn text_of(event: &MessageEvent) -> String {
     let what = match event {
         MessageEvent::Queued { lane, .. } => format!("queued in the {} lane", lane.name()),
         MessageEvent::Skipped { reason, .. } => format!("not queued ({})", reason.name()),

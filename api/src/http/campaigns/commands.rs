@@ -19,6 +19,7 @@ use super::document::CampaignAnswer;
 use super::{answer, refused, setup};
 use crate::http::auth::Caller;
 use crate::http::body::NoFields;
+use crate::http::etag;
 use crate::http::path::IdPath;
 use crate::http::problem::{Answer, Problem, of_store};
 use crate::http::senders;
@@ -36,20 +37,21 @@ const RUN_POLL: Duration = Duration::from_millis(20);
     path = "/v1/campaigns/{id}/activate",
     tag = "campaigns",
     operation_id = "activate_campaign",
-    params(("id" = Uuid, Path)),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The ETag that was read")),
     responses((status = 200, body = CampaignAnswer))
 )]
 pub(in crate::http) async fn activate(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
+    headers: HeaderMap,
     _: NoFields,
 ) -> Answer<Json<CampaignAnswer>> {
     let campaign = load(&state, &caller, id).await?;
     if let (Some(CampaignStatus::Draft), Some(definition)) = (campaign.status(), campaign.definition()) {
         setup::check(&state, &caller, definition).await?;
     }
-    change(&state, &caller, id, CampaignCommand::Activate, "activated").await
+    change(&state, &caller, id, &headers, CampaignCommand::Activate, "activated").await
 }
 
 /// Pauses a campaign and its runs.
@@ -58,16 +60,17 @@ pub(in crate::http) async fn activate(
     path = "/v1/campaigns/{id}/pause",
     tag = "campaigns",
     operation_id = "pause_campaign",
-    params(("id" = Uuid, Path)),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The ETag that was read")),
     responses((status = 200, body = CampaignAnswer))
 )]
 pub(in crate::http) async fn pause(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
+    headers: HeaderMap,
     _: NoFields,
 ) -> Answer<Json<CampaignAnswer>> {
-    change(&state, &caller, id, CampaignCommand::Pause, "paused").await
+    change(&state, &caller, id, &headers, CampaignCommand::Pause, "paused").await
 }
 
 /// Lets a paused campaign and its runs go on, and runs that the engine stopped because WhatsApp refused the number or
@@ -77,16 +80,17 @@ pub(in crate::http) async fn pause(
     path = "/v1/campaigns/{id}/resume",
     tag = "campaigns",
     operation_id = "resume_campaign",
-    params(("id" = Uuid, Path)),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The ETag that was read")),
     responses((status = 200, body = CampaignAnswer))
 )]
 pub(in crate::http) async fn resume(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
+    headers: HeaderMap,
     _: NoFields,
 ) -> Answer<Json<CampaignAnswer>> {
-    let committed = give(&state, &caller, id, CampaignCommand::Resume, "resumed").await?;
+    let committed = give(&state, &caller, id, &headers, CampaignCommand::Resume, "resumed").await?;
     lift_stalls(&state, &caller, id).await?;
     answer(&state, &caller, id, &committed).await.map(Json)
 }
@@ -115,16 +119,17 @@ async fn lift_stalls(state: &ApiState, caller: &Caller, id: Uuid) -> Answer<()> 
     path = "/v1/campaigns/{id}/cancel",
     tag = "campaigns",
     operation_id = "cancel_campaign",
-    params(("id" = Uuid, Path)),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The ETag that was read")),
     responses((status = 200, body = CampaignAnswer))
 )]
 pub(in crate::http) async fn cancel(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
+    headers: HeaderMap,
     _: NoFields,
 ) -> Answer<Json<CampaignAnswer>> {
-    change(&state, &caller, id, CampaignCommand::Cancel, "cancelled").await
+    change(&state, &caller, id, &headers, CampaignCommand::Cancel, "cancelled").await
 }
 
 /// A run that was asked for.
@@ -140,7 +145,11 @@ pub(in crate::http) struct TriggerAnswer {
     path = "/v1/campaigns/{id}/trigger",
     tag = "campaigns",
     operation_id = "trigger_campaign",
-    params(("id" = Uuid, Path), ("Idempotency-Key" = Option<String>, Header, description = "Up to 255 characters")),
+    params(
+        ("id" = Uuid, Path),
+        ("Idempotency-Key" = Option<String>, Header, description = "Up to 255 characters"),
+        ("If-Match" = Option<String>, Header, description = "The ETag that was read"),
+    ),
     responses((status = 202, body = TriggerAnswer))
 )]
 pub(in crate::http) async fn trigger(
@@ -157,7 +166,7 @@ pub(in crate::http) async fn trigger(
     }
     let run_id = RunId::of_trigger(CampaignId(id), &key);
     let command = CampaignCommand::TriggerRun { run_id, trigger: Trigger::Manual, nominal_at: state.clock.now() };
-    let committed = give(&state, &caller, id, command, "triggered").await?;
+    let committed = give(&state, &caller, id, &headers, command, "triggered").await?;
     let position = state.reached(id, &committed).await?;
     wait_for_run(&state, run_id).await?;
     let location = format!("/v1/runs/{run_id}");
@@ -187,10 +196,11 @@ async fn change(
     state: &ApiState,
     caller: &Caller,
     id: Uuid,
+    headers: &HeaderMap,
     command: CampaignCommand,
     verb: &str,
 ) -> Answer<Json<CampaignAnswer>> {
-    let committed = give(state, caller, id, command, verb).await?;
+    let committed = give(state, caller, id, headers, command, verb).await?;
     answer(state, caller, id, &committed).await.map(Json)
 }
 
@@ -198,10 +208,15 @@ async fn give(
     state: &ApiState,
     caller: &Caller,
     id: Uuid,
+    headers: &HeaderMap,
     command: CampaignCommand,
     verb: &str,
 ) -> Answer<Committed<Campaign>> {
-    state.give(&state.campaigns, caller, id, command).await.map_err(|error| refused(verb, &error))
+    let given = match etag::matched(headers)? {
+        Some(seen) => state.give_at(&state.campaigns, caller, id, command, seen).await,
+        None => state.give(&state.campaigns, caller, id, command).await,
+    };
+    given.map_err(|error| refused(verb, &error))
 }
 
 /// A saga starts the run; if it is slow the trigger is answered all the same.

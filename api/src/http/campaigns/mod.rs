@@ -8,10 +8,12 @@ mod setup;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
+use axum::response::Response;
 use domain::campaign::{Campaign, CampaignError, CampaignStatus};
 use domain::ids::{CampaignId, RunId};
 use infrastructure::event_store::{CommandError, Committed};
+use projections::audit::AuditKind;
 use projections::{campaigns, runs};
 use uuid::Uuid;
 
@@ -24,9 +26,10 @@ use self::document::{CampaignAnswer, CampaignDocument};
 use super::auth::Caller;
 use super::pages::{Page, PageRequest};
 use super::path::IdPath;
-use super::problem::{Answer, Problem, of_store};
+use super::problem::{Answer, Problem, ProblemKind, of_store};
 use super::runs::RunDocument;
 use super::state::ApiState;
+use super::{as_of, etag};
 
 /// Lists the campaigns, oldest first.
 #[utoipa::path(
@@ -54,16 +57,28 @@ pub(super) async fn list(
     path = "/v1/campaigns/{id}",
     tag = "campaigns",
     operation_id = "get_campaign",
-    params(("id" = Uuid, Path)),
-    responses((status = 200, body = CampaignDocument))
+    params(
+        ("id" = Uuid, Path),
+        ("as_of" = Option<String>, Query, description = "A time or a position: the state that the log gives as of then"),
+        ("If-None-Match" = Option<String>, Header, description = "304 if the campaign still has this ETag"),
+    ),
+    responses(
+        (status = 200, body = CampaignDocument, headers(("ETag" = String, description = "For If-Match"))),
+        (status = 304, description = "It has not changed"),
+    )
 )]
 pub(super) async fn get(
     State(state): State<ApiState>,
     caller: Caller,
     IdPath(id): IdPath,
-) -> Answer<Json<CampaignDocument>> {
+    headers: HeaderMap,
+    uri: Uri,
+) -> Answer<Response> {
+    if let Some(position) = as_of::asked(&state, &caller, &uri).await? {
+        return as_of::answer(&state, &caller, AuditKind::Campaign, id, position).await;
+    }
     let found = find(&state, &caller, id).await?.ok_or_else(|| Problem::not_found("campaign"))?;
-    Ok(Json(found))
+    Ok(etag::tagged(&headers, found.position, Json(found)))
 }
 
 /// Lists the runs of a campaign.
@@ -132,6 +147,10 @@ fn refused(verb: &str, error: &CommandError<CampaignError>) -> Problem {
             Problem::conflict(format!("A campaign that is {} cannot be {verb}.{way_out}", status.name()))
         }
         CommandError::Refused(error @ CampaignError::RevisionMoved { .. }) => Problem::conflict(error.to_string()),
+        CommandError::Moved { now } => Problem::new(
+            ProblemKind::PreconditionFailed,
+            format!("The campaign is at {} now. Read it again, then decide again.", etag::shown(*now)),
+        ),
         error => of_store(error),
     }
 }

@@ -101,7 +101,7 @@ const APPLY: [&str; 7] = [
      FROM import_targets t
      WHERE t.changed AND (t.open_position IS NULL OR t.open_position < $2)
      ORDER BY t.contact_id",
-    "UPDATE contact_segments s SET to_position = $2
+    "UPDATE contact_segments s SET to_position = $2, removed_at = $3
      FROM import_segments i
      WHERE s.tenant_id = $1 AND s.segment = i.segment AND s.contact_id = i.contact_id
        AND s.from_position = i.open_position AND i.open_position < $2",
@@ -109,8 +109,8 @@ const APPLY: [&str; 7] = [
      USING import_segments i
      WHERE s.tenant_id = $1 AND s.segment = i.segment AND s.contact_id = i.contact_id
        AND s.from_position = i.open_position AND i.open_position >= $2",
-    "INSERT INTO contact_segments (tenant_id, segment, contact_id, from_position)
-     SELECT $1, i.segment, i.contact_id, $2
+    "INSERT INTO contact_segments (tenant_id, segment, contact_id, from_position, added_at)
+     SELECT $1, i.segment, i.contact_id, $2, $3
      FROM import_segments i
      WHERE i.open_position IS NULL
      ORDER BY i.segment, i.contact_id",
