@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::activity::Activity;
+use crate::billing::Billing;
 use crate::campaigns::Campaigns;
 use crate::messages::Messages;
 use crate::projection::Projection;
@@ -9,7 +11,7 @@ use crate::runs::Runs;
 
 /// Every projection there is.
 pub fn all() -> Vec<Arc<dyn Projection>> {
-    vec![Arc::new(Campaigns), Arc::new(Runs), Arc::new(Messages)]
+    vec![Arc::new(Campaigns), Arc::new(Runs), Arc::new(Messages), Arc::new(Activity), Arc::new(Billing)]
 }
 
 /// A projection by its name.

@@ -12,3 +12,10 @@ pub(crate) fn named<T: DeserializeOwned>(name: String) -> Result<T, sqlx::Error>
 pub(crate) fn integer(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
+
+/// The quarter of an hour in which an instant lies. Every zone's days begin with one.
+pub(crate) fn quarter_of(at: chrono::DateTime<chrono::Utc>) -> chrono::DateTime<chrono::Utc> {
+    const SECONDS: i64 = 900;
+    let seconds = at.timestamp();
+    chrono::DateTime::from_timestamp(seconds - seconds.rem_euclid(SECONDS), 0).unwrap_or(at)
+}

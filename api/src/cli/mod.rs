@@ -31,6 +31,7 @@ pub mod tenant;
 #[cfg(test)]
 mod tests;
 pub mod token;
+pub mod totals;
 pub mod unknown;
 
 use std::num::NonZero;
@@ -122,6 +123,10 @@ enum Command {
     /// Show what stands still until somebody acts, and what to do about it.
     #[command(subcommand)]
     Notices(notices::NoticesCommand),
+    /// Show what happened per day, of a tenant or of one number.
+    Totals(totals::TotalsArgs),
+    /// Show messages per day and campaign by what WhatsApp says of their price.
+    Billing(totals::BillingArgs),
     /// Show campaigns, runs, open messages and queues at a glance.
     Status(status::StatusArgs),
     /// Check everything that the engine needs, and say what to do about what is missing.
@@ -152,6 +157,8 @@ impl Command {
             | Self::DeadLetters(_)
             | Self::Unknown(_)
             | Self::Notices(_)
+            | Self::Totals(_)
+            | Self::Billing(_)
             | Self::Status(_)
             | Self::Doctor
             | Self::Config
@@ -224,6 +231,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::DeadLetters(command) => dead_letters::run(command, &context).await,
         Command::Unknown(command) => unknown::run(command, &context).await,
         Command::Notices(command) => notices::run(command, &context).await,
+        Command::Totals(args) => totals::totals(&args, &context).await,
+        Command::Billing(args) => totals::billing(&args, &context).await,
         Command::Status(args) => status::run(&args, &context).await,
         Command::Doctor => doctor::run(&context).await,
         Command::Config => config::run(&context),

@@ -14,6 +14,8 @@ use infrastructure::contacts;
 use infrastructure::event_store::{Addressed, CommandError};
 use infrastructure::inbound::{self, InboundMessage};
 use projections::audit::AuditKind;
+use projections::history;
+use projections::history::read::HistoryEntry;
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -293,4 +295,57 @@ async fn find(state: &ApiState, caller: &Caller, id: ContactId) -> Answer<Contac
         consent: record.into(),
         inbound: inbound.into_iter().map(InboundDocument::from).collect(),
     })
+}
+
+/// What happened with a contact.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ContactHistory)]
+pub(super) struct HistoryDocument {
+    /// The newest first, at most 500 messages and 500 words about consent.
+    items: Vec<HistoryEntryDocument>,
+}
+
+/// A message to a contact, or a word about its consent.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ContactHistoryEntry)]
+pub(super) struct HistoryEntryDocument {
+    position: i64,
+    at: DateTime<Utc>,
+    /// `message` or `consent`.
+    kind: &'static str,
+    text: String,
+    message_id: Option<Uuid>,
+    run_id: Option<Uuid>,
+    campaign_name: Option<String>,
+    status: Option<String>,
+    reason: Option<String>,
+}
+
+impl From<HistoryEntry> for HistoryEntryDocument {
+    fn from(entry: HistoryEntry) -> Self {
+        let HistoryEntry { position, at, kind, text, message_id, run_id, campaign_name, status, reason } = entry;
+        Self { position, at, kind, text, message_id, run_id, campaign_name, status, reason }
+    }
+}
+
+/// Shows what happened with a contact: its messages and its words about consent.
+#[utoipa::path(
+    get,
+    path = "/v1/contacts/{id}/history",
+    tag = "contacts",
+    operation_id = "contact_history",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = HistoryDocument))
+)]
+pub(super) async fn history(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+) -> Answer<Json<HistoryDocument>> {
+    let found = history::read::of_contact(&state.pool, caller.tenant.id, ContactId(id)).await?;
+    // One that was erased has left its ids; of whom nothing is known at all is not found.
+    if found.is_empty() {
+        find(&state, &caller, ContactId(id)).await?;
+    }
+    Ok(Json(HistoryDocument { items: found.into_iter().map(HistoryEntryDocument::from).collect() }))
 }

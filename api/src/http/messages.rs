@@ -3,11 +3,14 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
-use domain::ids::MessageId;
+use domain::ids::{CampaignId, ContactId, MessageId, RunId};
+use domain::message::MessageStatus;
+use domain::phone;
 use infrastructure::inbound;
 use projections::audit::AuditKind;
 use projections::messages::TimelineEntry;
 use projections::messages::read::{self, MessageRow};
+use projections::messages::search::{MessageFilter, search};
 use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -15,7 +18,9 @@ use uuid::Uuid;
 use super::as_of;
 use super::auth::Caller;
 use super::consent::InboundDocument;
-use super::path::IdPath;
+use super::fields::Faults;
+use super::pages::{Page, PageRequest, Parameters};
+use super::path::{IdPath, parse_id};
 use super::problem::{Answer, Problem};
 use super::state::ApiState;
 
@@ -133,4 +138,98 @@ pub(super) async fn get(
         replies: replies.into_iter().map(InboundDocument::from).collect(),
     };
     Ok(Json(document).into_response())
+}
+
+/// Looks for messages, those of the newest run first.
+#[utoipa::path(
+    get,
+    path = "/v1/messages",
+    tag = "messages",
+    operation_id = "search_messages",
+    params(
+        ("phone" = Option<String>, Query, description = "The contact's number, with or without +"),
+        ("contact" = Option<Uuid>, Query),
+        ("campaign" = Option<Uuid>, Query),
+        ("run" = Option<Uuid>, Query),
+        ("status" = Option<String>, Query),
+        ("reason" = Option<String>, Query),
+        ("error_code" = Option<i32>, Query, description = "WhatsApp's code of the present refusal"),
+        ("from" = Option<String>, Query, description = "Queued at or after this time"),
+        ("to" = Option<String>, Query, description = "Queued before this time"),
+        ("cursor" = Option<String>, Query),
+        ("limit" = Option<u32>, Query),
+    ),
+    responses((status = 200, body = Page<MessageDocument>))
+)]
+pub(super) async fn list(
+    State(state): State<ApiState>,
+    caller: Caller,
+    uri: Uri,
+) -> Answer<Json<Page<MessageDocument>>> {
+    let known =
+        ["phone", "contact", "campaign", "run", "status", "reason", "error_code", "from", "to", "cursor", "limit"];
+    let mut faults = Faults::default();
+    let mut parameters = Parameters::of(&uri, &known, &mut faults);
+    let page = PageRequest::by_id(&mut parameters, &state.config.http, &mut faults);
+    let filter = filter(&mut parameters, &caller.tenant.zone, &mut faults);
+    faults.check()?;
+    let cursor = page.cursor.map(MessageId);
+    let found = search(&state.pool, caller.tenant.id, &filter, cursor, page.wanted()).await?;
+    Ok(Json(Page::of(found, page.limit, |row| row.id.to_string(), MessageDocument::from)))
+}
+
+fn filter(parameters: &mut Parameters, zone: &str, faults: &mut Faults) -> MessageFilter {
+    let mut read = |name: &str, faults: &mut Faults| {
+        let text = parameters.take(name)?;
+        let id = parse_id(&text);
+        if id.is_none() {
+            faults.push(name, "is not an id");
+        }
+        id
+    };
+    let (contact, campaign, run) = (read("contact", faults), read("campaign", faults), read("run", faults));
+    let phone = parameters.take("phone").and_then(|text| match phone::normalize(&text) {
+        Ok(phone) => Some(phone),
+        Err(error) => {
+            faults.push("phone", error);
+            None
+        }
+    });
+    let error_code = parameters.take("error_code").and_then(|text| {
+        let code = text.parse().ok();
+        if code.is_none() {
+            faults.push("error_code", "must be a whole number");
+        }
+        code
+    });
+    let mut time = |name: &str| {
+        let text = parameters.take(name)?;
+        let time = as_of::instant(&text, zone);
+        if time.is_none() {
+            faults.push(name, format!("must be a time as in RFC 3339, or a local time of {zone}"));
+        }
+        time
+    };
+    let (from, until) = (time("from"), time("to"));
+    MessageFilter {
+        phone,
+        contact: contact.map(ContactId),
+        campaign: campaign.map(CampaignId),
+        run: run.map(RunId),
+        status: read_status(parameters, faults),
+        reason: parameters.take("reason"),
+        error_code,
+        from,
+        until,
+    }
+}
+
+pub(super) fn read_status(parameters: &mut Parameters, faults: &mut Faults) -> Option<MessageStatus> {
+    let text = parameters.take("status")?;
+    let status = MessageStatus::parse(&text);
+    if status.is_none() {
+        let names = MessageStatus::ALL.map(MessageStatus::name);
+        faults.push("status", format!("must be one of {}", names.join(", ")));
+    }
+    status
 }

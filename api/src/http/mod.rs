@@ -26,6 +26,7 @@ mod runs;
 mod senders;
 mod state;
 mod templates;
+pub(crate) mod totals;
 mod unknown;
 mod uploads;
 
@@ -69,6 +70,7 @@ fn resources() -> Router<ApiState> {
         .route("/v1/openapi.json", get(openapi::document))
         .route("/v1/contacts", get(contacts::list))
         .route("/v1/contacts/{id}", get(consent::get))
+        .route("/v1/contacts/{id}/history", get(consent::history))
         .route("/v1/contacts/{id}/opt-in", post(consent::opt_in))
         .route("/v1/contacts/{id}/opt-out", post(consent::opt_out))
         .route("/v1/contacts/{id}/stop-marketing", post(consent::stop_marketing))
@@ -80,6 +82,7 @@ fn resources() -> Router<ApiState> {
         .route("/v1/templates/{id}/test", post(templates::test))
         .route("/v1/campaigns", get(campaigns::list).post(campaigns::create))
         .route("/v1/campaigns/{id}", get(campaigns::get))
+        .route("/v1/campaigns/{id}/totals", get(campaigns::totals))
         .route("/v1/campaigns/{id}/runs", get(campaigns::list_runs))
         .route("/v1/campaigns/{id}/activate", post(campaigns::activate))
         .route("/v1/campaigns/{id}/pause", post(campaigns::pause))
@@ -88,12 +91,16 @@ fn resources() -> Router<ApiState> {
         .route("/v1/campaigns/{id}/trigger", post(campaigns::trigger))
         .route("/v1/runs/{id}", get(runs::get))
         .route("/v1/runs/{id}/messages", get(runs::list_messages))
+        .route("/v1/messages", get(messages::list))
         .route("/v1/messages/{id}", get(messages::get))
         .route("/v1/messages/{id}/settle", post(unknown::settle))
         .route("/v1/unknown", get(unknown::list))
         .route("/v1/notices", get(notices::list))
         .route("/v1/notices/{id}/done", post(notices::done))
         .route("/v1/senders", get(senders::list))
+        .route("/v1/senders/{id}/usage", get(totals::usage))
+        .route("/v1/totals", get(totals::daily))
+        .route("/v1/billing", get(totals::billing))
         .route("/v1/explain", get(explain::get))
         .route("/v1/events", get(events::list))
 }

@@ -8,7 +8,7 @@ use utoipa::{Modify, OpenApi as _};
 use super::problem::ProblemDocument;
 use super::{
     campaigns, consent, contacts, events, explain, health, messages, min_position, notices, runs, senders, templates,
-    unknown, uploads,
+    totals, unknown, uploads,
 };
 use crate::webhooks;
 
@@ -20,6 +20,7 @@ use crate::webhooks;
         contacts::list,
         contacts::segments,
         consent::get,
+        consent::history,
         consent::opt_in,
         consent::opt_out,
         consent::stop_marketing,
@@ -33,6 +34,7 @@ use crate::webhooks;
         campaigns::list,
         campaigns::get,
         campaigns::list_runs,
+        campaigns::totals,
         campaigns::activate,
         campaigns::pause,
         campaigns::resume,
@@ -40,12 +42,16 @@ use crate::webhooks;
         campaigns::trigger,
         runs::get,
         runs::list_messages,
+        messages::list,
         messages::get,
         unknown::list,
         unknown::settle,
         notices::list,
         notices::done,
         senders::list,
+        totals::usage,
+        totals::daily,
+        totals::billing,
         explain::get,
         events::list,
         health::livez,

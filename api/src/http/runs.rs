@@ -6,7 +6,6 @@ use axum::http::Uri;
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use domain::ids::{MessageId, RunId};
-use domain::message::MessageStatus;
 use projections::audit::AuditKind;
 use projections::runs::read::{RunRow, RunTrigger};
 use projections::{messages, runs};
@@ -17,7 +16,7 @@ use uuid::Uuid;
 use super::as_of;
 use super::auth::Caller;
 use super::fields::Faults;
-use super::messages::MessageDocument;
+use super::messages::{MessageDocument, read_status};
 use super::pages::{Page, PageRequest, Parameters};
 use super::path::IdPath;
 use super::problem::{Answer, Problem};
@@ -199,16 +198,6 @@ pub(super) async fn list_messages(
     let found =
         messages::read::list_of_run(&state.pool, caller.tenant.id, run.id, status, cursor, page.wanted()).await?;
     Ok(Json(Page::of(found, page.limit, |row| row.id.to_string(), MessageDocument::from)))
-}
-
-fn read_status(parameters: &mut Parameters, faults: &mut Faults) -> Option<MessageStatus> {
-    let text = parameters.take("status")?;
-    let status = MessageStatus::parse(&text);
-    if status.is_none() {
-        let names = MessageStatus::ALL.map(MessageStatus::name);
-        faults.push("status", format!("must be one of {}", names.join(", ")));
-    }
-    status
 }
 
 async fn find(state: &ApiState, caller: &Caller, id: Uuid) -> Answer<RunRow> {

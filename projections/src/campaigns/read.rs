@@ -1,5 +1,7 @@
 //! What people see of a campaign. Names of templates and senders are joined in as they are now.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use domain::aggregate::Position;
 use domain::campaign::{CampaignDefinition, CampaignStatus, CampaignType, ParameterMapping};
@@ -121,6 +123,45 @@ pub async fn list(
     .fetch_all(pool)
     .await?;
     records.into_iter().map(|record| record.into_row(now)).collect()
+}
+
+/// All runs of a campaign added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CampaignTotals {
+    /// The messages of all runs: the sum of `counts`.
+    pub audience: i64,
+    /// Each message under its present status; a status that none has is not listed.
+    pub counts: BTreeMap<String, i64>,
+    /// How many messages ever came this far: `attempted`, `sent`, `delivered`, `read`.
+    pub funnel: BTreeMap<String, i64>,
+}
+
+/// Of each of these campaigns that has messages.
+pub async fn totals(
+    pool: &PgPool,
+    campaigns: &[CampaignId],
+) -> Result<BTreeMap<CampaignId, CampaignTotals>, sqlx::Error> {
+    let ids: Vec<Uuid> = campaigns.iter().map(|id| id.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT r.campaign_id AS "campaign_id!", c.kind, c.key, sum(c.count)::bigint AS "count!"
+           FROM read_model.runs r JOIN read_model.run_counts c ON c.run_id = r.id
+           WHERE r.campaign_id = ANY($1) AND c.kind IN ('status', 'reached') AND c.count <> 0
+           GROUP BY r.campaign_id, c.kind, c.key"#,
+        &ids,
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut found: BTreeMap<CampaignId, CampaignTotals> = BTreeMap::new();
+    for row in rows {
+        let totals = found.entry(CampaignId(row.campaign_id)).or_default();
+        if row.kind == "status" {
+            totals.audience += row.count;
+            totals.counts.insert(row.key, row.count);
+        } else {
+            totals.funnel.insert(row.key, row.count);
+        }
+    }
+    Ok(found)
 }
 
 impl Record {

@@ -2,6 +2,7 @@
 
 mod project;
 pub mod read;
+pub mod search;
 pub(crate) mod timeline;
 
 pub use project::Messages;

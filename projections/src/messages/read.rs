@@ -46,7 +46,7 @@ pub struct MessageWithTimeline {
     pub timeline: Vec<TimelineEntry>,
 }
 
-struct Record {
+pub(super) struct Record {
     id: Uuid,
     run_id: Uuid,
     contact_id: Uuid,
@@ -119,6 +119,17 @@ pub async fn find(pool: &PgPool, tenant: TenantId, id: MessageId) -> Result<Opti
 }
 
 impl Record {
+    /// In the order of the ids.
+    pub(super) async fn rows_of(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<MessageRow>, sqlx::Error> {
+        let records = select!(
+            "JOIN unnest($1::uuid[]) WITH ORDINALITY AS wanted(id, number) ON wanted.id = m.id ORDER BY wanted.number",
+            ids,
+        )
+        .fetch_all(pool)
+        .await?;
+        records.into_iter().map(Self::into_row).collect()
+    }
+
     fn into_row(self) -> Result<MessageRow, sqlx::Error> {
         Ok(MessageRow {
             id: MessageId(self.id),

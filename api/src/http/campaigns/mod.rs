@@ -6,6 +6,8 @@ mod document;
 mod parameters;
 mod setup;
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
@@ -15,6 +17,8 @@ use domain::ids::{CampaignId, RunId};
 use infrastructure::event_store::{CommandError, Committed};
 use projections::audit::AuditKind;
 use projections::{campaigns, runs};
+use serde::Serialize;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 pub(super) use self::commands::{
@@ -79,6 +83,40 @@ pub(super) async fn get(
     }
     let found = find(&state, &caller, id).await?.ok_or_else(|| Problem::not_found("campaign"))?;
     Ok(etag::tagged(&headers, found.position, Json(found)))
+}
+
+/// All runs of a campaign added up.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CampaignTotals)]
+pub(super) struct CampaignTotalsDocument {
+    /// The messages of all runs: the sum of `counts`.
+    audience: i64,
+    /// Each message under its present status; a status that none has is not listed.
+    counts: BTreeMap<String, i64>,
+    /// How many messages ever came this far: `attempted`, `sent`, `delivered`, `read`.
+    funnel: BTreeMap<String, i64>,
+}
+
+/// Adds up all runs of a campaign.
+#[utoipa::path(
+    get,
+    path = "/v1/campaigns/{id}/totals",
+    tag = "campaigns",
+    operation_id = "campaign_totals",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = CampaignTotalsDocument))
+)]
+pub(super) async fn totals(
+    State(state): State<ApiState>,
+    caller: Caller,
+    IdPath(id): IdPath,
+) -> Answer<Json<CampaignTotalsDocument>> {
+    if find(&state, &caller, id).await?.is_none() {
+        return Err(Problem::not_found("campaign"));
+    }
+    let campaign = CampaignId(id);
+    let found = campaigns::read::totals(&state.pool, &[campaign]).await?.remove(&campaign).unwrap_or_default();
+    Ok(Json(CampaignTotalsDocument { audience: found.audience, counts: found.counts, funnel: found.funnel }))
 }
 
 /// Lists the runs of a campaign.
