@@ -1,6 +1,6 @@
 # Verbs only; what has logic is in Rust.
 .DEFAULT_GOAL := help
-.PHONY: help build demo run test fuzz bench lint prepare
+.PHONY: help build demo run test fuzz bench lint catalogue prepare
 
 SERVERS := target/debug/servers
 EKTOLA := target/debug/ektola
@@ -34,6 +34,9 @@ bench: ## measure the shipped binary on private servers, a table and target/benc
 lint: ## check the format and the lints
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+catalogue: ## write the catalogue of events, docs/events.md, from the code
+	EKTOLA_TEST_WRITE_CATALOGUE=1 cargo test --quiet -p tests --test catalogue
 
 prepare: ## describe the checked queries anew, in .sqlx
 	cargo build --workspace

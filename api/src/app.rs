@@ -15,6 +15,7 @@ use infrastructure::dispatch_queue::{DispatchQueue, PostgresQueue, RabbitmqConfi
 use infrastructure::dispatcher::{
     AccountHolds, CallJournal, Dispatcher, DispatcherConfig, InFlight, MisfitLimits, Misfits, Sweeper,
 };
+use infrastructure::erasure::{Eraser, SuppressionKey};
 use infrastructure::event_feed::{EventFeed, FeedConfig, LogTimes, TableEffect, follow};
 use infrastructure::event_store::{BatchConfig, CampaignRunStore, CampaignStore, ConsentStore, MessageStore};
 use infrastructure::fan_out::{FanOut, FanOutConfig, FanOutEffect};
@@ -192,6 +193,17 @@ impl App {
             queue_max: parts.config.webhooks.store_queue_max,
             queue_bytes_max: parts.config.webhooks.store_queue_max_bytes,
         };
+        let eraser = Eraser {
+            pool: self.pool.clone(),
+            clock: parts.clock.clone(),
+            consents: parts.consents.clone(),
+            key: SuppressionKey::load_or_create(&parts.config.erasure.key_file(data))
+                .context("erased numbers cannot be known again")?,
+            http: Eraser::client()?,
+        };
+        if roles.contains(&Role::Api) {
+            self.workers.spawn(eraser.clone().run(self.workers_stop.clone()));
+        }
         let state = ApiState {
             pool: self.pool.clone(),
             clock: parts.clock.clone(),
@@ -203,6 +215,7 @@ impl App {
             inbox: Inbox::start(&self.pool, &inbox, &self.stores, &self.stores_stop),
             templates: parts.templates.clone(),
             progress,
+            eraser,
             feed: parts.feed.clone(),
             stop: self.workers_stop.clone(),
             upload_dir,

@@ -78,6 +78,13 @@ macro_rules! stored_events {
         impl $event {
             /// The stored names of all variants, for checks that every one has what it needs.
             pub const STORED_NAMES: &'static [&'static str] = &[$($name),+];
+            /// The same with the versions in which this release writes them.
+            pub const STORED_VERSIONS: &'static [(&'static str, &'static str)] = &[$(($name, $version)),+];
+
+            /// The stored name of this event.
+            pub fn stored_name(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => $name),+ }
+            }
         }
 
         impl cqrs_es::DomainEvent for $event {

@@ -6,6 +6,7 @@ pub mod contacts;
 pub mod dead_letters;
 pub mod dispatch_queue;
 pub mod dispatcher;
+pub mod erasure;
 pub mod event_feed;
 pub mod event_store;
 pub mod fan_out;

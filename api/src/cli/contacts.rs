@@ -9,6 +9,7 @@ use domain::aggregate::CommandEnvelope;
 use domain::consent::{Consent, ConsentCommand, ConsentSource};
 use domain::phone::{self, Phone, PhoneError};
 use infrastructure::contacts::{self, ImportError, ImportOptions, ImportProgress, ImportReport, ImportStage};
+use infrastructure::erasure::{Eraser, SuppressionKey};
 use infrastructure::event_store::{Actor, Addressed, BatchConfig, Committed, ConsentStore};
 use serde::Serialize;
 use sqlx::PgPool;
@@ -40,6 +41,10 @@ pub enum ContactsCommand {
     StopMarketing(ConsentArgs),
     /// Record that somebody wants offers again.
     ResumeMarketing(ConsentArgs),
+    /// Erase somebody: every personal value goes, and the number is not taken up again.
+    Erase(ConsentArgs),
+    /// Let the number of somebody who was erased be taken up again, since the person has agreed anew.
+    Readmit(ConsentArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,7 +93,78 @@ pub async fn run(command: ContactsCommand, context: &Context) -> anyhow::Result<
         ContactsCommand::ResumeMarketing(args) => {
             record(&args, context, ConsentCommand::ResumeMarketing { source, said_at }).await
         }
+        ContactsCommand::Erase(args) => erase(&args, context).await,
+        ContactsCommand::Readmit(args) => readmit(&args, context).await,
     }
+}
+
+#[derive(Serialize)]
+struct ErasureAnswer {
+    contact_id: String,
+    /// The place in the log at which the contact is erased.
+    position: i64,
+}
+
+/// With an eraser of its own, beside that of a running engine.
+async fn with_eraser<T>(
+    installation: &Installation,
+    context: &Context,
+    work: impl AsyncFnOnce(&Eraser) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let (writers, stop) = (TaskTracker::new(), CancellationToken::new());
+    let config = context.load_config()?;
+    let eraser = Eraser {
+        pool: installation.pool.clone(),
+        clock: context.clock.clone(),
+        consents: ConsentStore::start(&installation.pool, &BatchConfig::default(), &writers, &stop),
+        key: SuppressionKey::load_or_create(&config.erasure.key_file(&context.data))?,
+        http: Eraser::client()?,
+    };
+    let done = work(&eraser).await;
+    stop.cancel();
+    writers.close();
+    writers.wait().await;
+    done
+}
+
+async fn erase(args: &ConsentArgs, context: &Context) -> anyhow::Result<()> {
+    let answer = context
+        .on_installation(async |installation: &Installation| {
+            let tenant = tenant::choose(&installation.pool, args.tenant.as_deref()).await?;
+            let known = contacts::find_by_phone(&installation.pool, tenant.id, &args.phone).await?;
+            let contact = known.ok_or_else(|| Failure::new("no contact has this number"))?.id;
+            with_eraser(installation, context, async |eraser: &Eraser| {
+                let erased = eraser.erase(tenant.id, contact, Actor::Operator).await?;
+                Ok(ErasureAnswer { contact_id: contact.to_string(), position: erased.position })
+            })
+            .await
+        })
+        .await?;
+    context.out.answer(&answer, |_| {
+        format!("Contact {} is erased, from position {} of the log on.", answer.contact_id, count(answer.position))
+    })
+}
+
+#[derive(Serialize)]
+struct ReadmitAnswer {
+    /// Was it suppressed?
+    changed: bool,
+}
+
+async fn readmit(args: &ConsentArgs, context: &Context) -> anyhow::Result<()> {
+    let answer = context
+        .on_installation(async |installation: &Installation| {
+            let tenant = tenant::choose(&installation.pool, args.tenant.as_deref()).await?;
+            with_eraser(installation, context, async |eraser: &Eraser| {
+                Ok(ReadmitAnswer { changed: eraser.readmit(tenant.id, &args.phone).await? })
+            })
+            .await
+        })
+        .await?;
+    context.out.answer(&answer, |_| match answer.changed {
+        true => "The number may be uploaded again.".to_owned(),
+        false => "The number was not suppressed.".to_owned(),
+    })
 }
 
 async fn record(args: &ConsentArgs, context: &Context, command: ConsentCommand) -> anyhow::Result<()> {
@@ -149,6 +225,12 @@ async fn import(args: &ImportArgs, context: &Context) -> anyhow::Result<()> {
         .on_installation(async |installation: &Installation| {
             let pool = &installation.pool;
             let tenant = tenant::choose(pool, args.tenant.as_deref()).await?;
+            let suppressed = with_eraser(installation, context, async |eraser: &Eraser| {
+                eraser.check_key().await?;
+                Ok(eraser.suppressed(tenant.id).await?)
+            })
+            .await?;
+            let options = ImportOptions { suppressed, ..options };
             let shown = Shown::new(context.out.progress_in_bytes(title(ImportStage::Checking), size));
             let show = |progress| shown.show(progress);
             let report = contacts::import(pool, tenant.id, &args.file, context.clock.now(), &options, show)

@@ -163,6 +163,7 @@ pub(super) static KEYS: &[Key] = &[
     integer("sandbox", "webhook_posts_max", 1, 4_096),
     integer("sandbox", "rate_limit_per_s", 0, 100_000),
     integer("sandbox", "pair_burst", 0, 1_000),
+    text("erasure", "suppression_key_file", is_path, "the path of a file, or nothing"),
     text("audit", "signing_key_file", is_path, "the path of a file, or nothing"),
     text("audit", "trusted_keys", is_key_list, "keys of 64 hexadecimal digits, separated by commas"),
     integer("audit", "seal_every_ms", 100, 8_000),

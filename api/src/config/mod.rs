@@ -22,9 +22,9 @@ use toml::{Table, Value};
 
 use self::keys::{KEYS, Key, RELATIONS};
 pub use self::sections::{
-    AuditConfig, ConsentConfig, DatabaseConfig, DispatchConfig, EventsConfig, FanOutConfig, FeederConfig, HttpConfig,
-    LogConfig, LogFormat, MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig, TemplatesConfig,
-    UnknownConfig, WebhooksConfig,
+    AuditConfig, ConsentConfig, DatabaseConfig, DispatchConfig, ErasureConfig, EventsConfig, FanOutConfig,
+    FeederConfig, HttpConfig, LogConfig, LogFormat, MessagesConfig, RetriesConfig, SandboxConfig, SchedulerConfig,
+    TemplatesConfig, UnknownConfig, WebhooksConfig,
 };
 
 /// The documented defaults.
@@ -53,6 +53,7 @@ pub struct Config {
     pub webhooks: WebhooksConfig,
     pub consent: ConsentConfig,
     pub sandbox: SandboxConfig,
+    pub erasure: ErasureConfig,
     pub audit: AuditConfig,
     pub log: LogConfig,
     #[serde(skip)]

@@ -492,6 +492,23 @@ impl SandboxConfig {
     }
 }
 
+/// Erasing contacts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErasureConfig {
+    /// The file with the key of the hashes by which erased numbers are known; empty for the one in the data folder.
+    pub suppression_key_file: String,
+}
+
+impl ErasureConfig {
+    pub fn key_file(&self, data: &Path) -> PathBuf {
+        match self.suppression_key_file.as_str() {
+            "" => data.join("suppression-key"),
+            path => PathBuf::from(path),
+        }
+    }
+}
+
 /// Evidence that nobody has changed the log.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,8 +1,10 @@
 //! What a contact allows, and how the tenant records it.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use chrono::{DateTime, Utc};
 use domain::aggregate::CommandEnvelope;
@@ -11,6 +13,7 @@ use domain::ids::ContactId;
 use domain::message::Lane;
 use infrastructure::consent::{self, ConsentRecord, ConsentStatement, StandingError};
 use infrastructure::contacts;
+use infrastructure::erasure::ErasureError;
 use infrastructure::event_store::{Addressed, CommandError};
 use infrastructure::inbound::{self, InboundMessage};
 use projections::audit::AuditKind;
@@ -27,9 +30,11 @@ use super::contacts::ContactDocument;
 use super::fields::{Faults, Fields};
 use super::path::IdPath;
 use super::problem::{Answer, Problem, chain, of_store};
-use super::state::ApiState;
+use super::state::{ApiState, last_position};
 
 const WORDING_CHARS_MAX: usize = 2000;
+/// How long a caller waits for an erasure; it goes on by itself.
+const ERASURE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A contact with what it allows and what it said.
 #[derive(Serialize, ToSchema)]
@@ -248,6 +253,9 @@ pub(super) async fn opt_in(
     if wording.as_ref().is_some_and(|wording| wording.chars().count() > WORDING_CHARS_MAX) {
         faults.push("wording", format!("may have {WORDING_CHARS_MAX} characters"));
     }
+    if wording.as_deref().is_some_and(names_a_number) {
+        faults.push("wording", "must not name a phone number: it becomes part of the log, which is never changed");
+    }
     faults.check()?;
     give(&state, &caller, id, |source, said_at| ConsentCommand::OptIn { source, wording, said_at }).await
 }
@@ -348,4 +356,81 @@ pub(super) async fn history(
         find(&state, &caller, ContactId(id)).await?;
     }
     Ok(Json(HistoryDocument { items: found.into_iter().map(HistoryEntryDocument::from).collect() }))
+}
+
+/// What erasing a contact led to.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ErasureAnswer {
+    contact_id: Uuid,
+    /// `false`: it goes on, and needs no further request.
+    complete: bool,
+    /// The place in the log at which the contact is erased.
+    position: i64,
+}
+
+/// Erases a contact: every personal value goes, a keyed hash keeps the number from being taken up again, and the log
+/// stays as it is.
+#[utoipa::path(
+    delete,
+    path = "/v1/contacts/{id}",
+    tag = "contacts",
+    operation_id = "erase_contact",
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = ErasureAnswer), (status = 202, body = ErasureAnswer))
+)]
+pub(super) async fn erase(State(state): State<ApiState>, caller: Caller, IdPath(id): IdPath) -> Answer<Response> {
+    let contact = ContactId(id);
+    let erasing = state.eraser.erase(caller.tenant.id, contact, caller.actor());
+    match tokio::time::timeout(ERASURE_DEADLINE, erasing).await {
+        Ok(Ok(erased)) => {
+            state.wait_for(erased.position).await;
+            let answer = ErasureAnswer { contact_id: id, complete: true, position: erased.position };
+            Ok(Json(answer).into_response())
+        }
+        // It is stored, and the engine goes on with it.
+        Err(_) | Ok(Err(ErasureError::Sandbox(_))) => {
+            let position = last_position(&state.pool, "Consent", id).await?.unwrap_or_default();
+            let answer = ErasureAnswer { contact_id: id, complete: false, position };
+            Ok((StatusCode::ACCEPTED, Json(answer)).into_response())
+        }
+        Ok(Err(ErasureError::NotFound)) => Err(Problem::not_found("contact")),
+        Ok(Err(ErasureError::Command(error))) => Err(of_store(&error)),
+        Ok(Err(ErasureError::Database(error))) => Err(error.into()),
+        Ok(Err(error @ ErasureError::OtherKey)) => {
+            tracing::error!(error = chain(&error), "a contact cannot be erased");
+            Err(Problem::internal())
+        }
+    }
+}
+
+/// A wording becomes part of the log, which is never changed: it must not name the person.
+fn names_a_number(wording: &str) -> bool {
+    const DIGITS_MAX: usize = 7;
+    let mut run = 0;
+    for sign in wording.chars() {
+        match sign {
+            _ if sign.is_numeric() => run += 1,
+            ' ' | '-' | '(' | ')' | '+' => {}
+            _ => run = 0,
+        }
+        if run > DIGITS_MAX {
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wording_that_names_a_number_is_told_from_others() {
+        for wording in ["call 98765 43210", "+91-98765-43210", "(0091) 9876543210", "९८७६५४३२१०"] {
+            assert!(names_a_number(wording), "{wording}");
+        }
+        for wording in ["Offers until 31.12.2026, please", "I agree to 2 messages a month", ""] {
+            assert!(!names_a_number(wording), "{wording}");
+        }
+    }
 }

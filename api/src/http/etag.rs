@@ -69,8 +69,8 @@ mod tests {
         for (value, status) in [("\"42\"", 304), ("\"41\", W/\"42\"", 304), ("*", 304), ("\"41\"", 200), ("42", 200)] {
             let response = tagged(&of(IF_NONE_MATCH, value), 42, "body");
             assert_eq!(
-                (response.status().as_u16(), response.headers()[ETAG].to_str()),
-                (status, Ok("\"42\"")),
+                (response.status().as_u16(), response.headers()[ETAG].as_bytes()),
+                (status, b"\"42\"".as_slice()),
                 "{value}"
             );
         }

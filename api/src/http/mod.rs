@@ -69,7 +69,7 @@ fn resources() -> Router<ApiState> {
     Router::new()
         .route("/v1/openapi.json", get(openapi::document))
         .route("/v1/contacts", get(contacts::list))
-        .route("/v1/contacts/{id}", get(consent::get))
+        .route("/v1/contacts/{id}", get(consent::get).delete(consent::erase))
         .route("/v1/contacts/{id}/history", get(consent::history))
         .route("/v1/contacts/{id}/opt-in", post(consent::opt_in))
         .route("/v1/contacts/{id}/opt-out", post(consent::opt_out))

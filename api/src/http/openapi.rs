@@ -21,6 +21,7 @@ use crate::webhooks;
         contacts::segments,
         consent::get,
         consent::history,
+        consent::erase,
         consent::opt_in,
         consent::opt_out,
         consent::stop_marketing,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use domain::aggregate::{CommandEnvelope, Decider, Position};
 use infrastructure::clock::Clock;
+use infrastructure::erasure::Eraser;
 use infrastructure::event_feed::EventFeed;
 use infrastructure::event_store::{
     Addressed, CampaignRunStore, CampaignStore, CommandError, Committed, ConsentStore, MessageStore, StockStore,
@@ -35,6 +36,7 @@ pub struct ApiState {
     pub inbox: Inbox,
     pub templates: TemplateSync,
     pub progress: Progress,
+    pub eraser: Eraser,
     pub feed: EventFeed,
     /// Cancelled when the engine stops: streams end then.
     pub stop: CancellationToken,

@@ -139,8 +139,11 @@ pub(super) async fn upload(
     }
     let file = spool.finish().await?;
     let _turn = slots.imports.acquire().await.map_err(|_| Problem::unavailable())?;
-    let options =
-        ImportOptions { max_bytes: u64::try_from(bytes_max).unwrap_or(u64::MAX), errors_listed_max: ERRORS_LISTED_MAX };
+    let options = ImportOptions {
+        max_bytes: u64::try_from(bytes_max).unwrap_or(u64::MAX),
+        errors_listed_max: ERRORS_LISTED_MAX,
+        suppressed: state.eraser.suppressed(caller.tenant.id).await?,
+    };
     let report = import(&state.pool, caller.tenant.id, &file, state.clock.now(), &options, |_| {}).await;
     Ok(Json(report.map_err(|error| refused(error, bytes_max))?.into()))
 }

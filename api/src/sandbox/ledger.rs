@@ -12,8 +12,9 @@ use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -71,6 +72,7 @@ pub(super) struct LedgerCounts {
 }
 
 pub(super) struct Ledger {
+    path: PathBuf,
     calls: Mutex<Calls>,
     posted: Mutex<AppendFile>,
     ordinal: AtomicU64,
@@ -94,6 +96,7 @@ impl Ledger {
         let length = for_each_line(&file, |number, line| recovery.call(number, line))?;
         let (counts, callbacks, owed) = (recovery.counts, recovery.callbacks, recovery.owed);
         let ledger = Self {
+            path: path.to_owned(),
             ordinal: AtomicU64::new(counts.accepted),
             calls: Mutex::new(Calls { file: AppendFile::cut_at(file, length)?, counts, callbacks }),
             posted: Mutex::new(AppendFile::cut_at(posted_file, posted_length)?),
@@ -127,6 +130,36 @@ impl Ledger {
         let mut calls = self.calls();
         calls.counts.statuses_owed = calls.counts.statuses_owed.saturating_sub(count_of(messages.len()));
         written
+    }
+
+    /// Takes a recipient out of both files: its number and the ids of its messages give way to others of the same
+    /// length, in place, line by line, so that a kill leaves whole lines and the counts stay. Answers how many calls
+    /// there were.
+    pub(super) fn forget(&self, recipient: &str) -> io::Result<usize> {
+        let calls = self.calls();
+        let posted = self.posted.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = recipient_key(recipient);
+        let file = OpenOptions::new().read(true).write(true).open(&self.path)?;
+        let mut forgotten: HashMap<String, String> = HashMap::new();
+        rewrite_lines(&file, |line| {
+            let call: RecoveredLine<'_> = serde_json::from_slice(line).ok()?;
+            if recipient_key(&call.to) != key {
+                return None;
+            }
+            let nobody = "0".repeat(call.to.len());
+            let id = stand_in(&call.wamid);
+            let text = str::from_utf8(line).ok()?;
+            let changed = text.replace(call.wamid.as_ref(), &id).replace(call.to.as_ref(), &nobody);
+            forgotten.insert(call.wamid.into_owned(), id);
+            Some(changed.into_bytes())
+        })?;
+        let file = OpenOptions::new().read(true).write(true).open(posted_path(&self.path))?;
+        rewrite_lines(&file, |line| {
+            let (wamid, name) = str::from_utf8(line).ok()?.rsplit_once(' ')?;
+            Some(format!("{} {name}", forgotten.get(wamid)?).into_bytes())
+        })?;
+        drop((calls, posted));
+        Ok(forgotten.len())
     }
 
     pub(super) fn counts(&self) -> LedgerCounts {
@@ -233,6 +266,27 @@ fn for_each_line(file: &File, mut each: impl FnMut(u64, &[u8]) -> anyhow::Result
         number += 1;
         each(number, whole)?;
         length += count_of(read);
+    }
+}
+
+/// Another id of the same length, the same for the same id.
+fn stand_in(wamid: &str) -> String {
+    let digits = format!("{:032x}", fingerprint(wamid));
+    "erased-".chars().chain(digits.chars().cycle()).take(wamid.len()).collect()
+}
+
+/// Writes what `change` makes of a line over it; what is not as long as the line is not written.
+fn rewrite_lines(file: &File, mut change: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> io::Result<()> {
+    let mut reader = BufReader::with_capacity(1 << 20, file);
+    let (mut line, mut at) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line)?;
+        let Some(whole) = line.strip_suffix(b"\n") else { return file.sync_data() };
+        if let Some(changed) = change(whole).filter(|changed| changed.len() == whole.len()) {
+            file.write_all_at(&changed, at)?;
+        }
+        at += count_of(read);
     }
 }
 

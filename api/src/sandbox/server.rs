@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -16,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::bytes::Bytes;
@@ -56,6 +57,7 @@ impl Api {
     fn router(self) -> Router {
         Router::new()
             .route("/_ledger", get(show_ledger))
+            .route("/_forget", post(forget))
             .route("/_inbound", post(receive))
             .route("/_control", get(control::show).patch(control::change))
             .route("/_verify", post(control::verify))
@@ -132,6 +134,27 @@ struct Counts {
 async fn show_ledger(State(Api(api)): State<Api>) -> Json<Counts> {
     let faults_met = api.controls.present().faults.met();
     Json(Counts { ledger: api.ledger.counts(), limits: api.limits.counts(), faults_met })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Forget {
+    /// The number, in any form.
+    to: String,
+}
+
+#[derive(Serialize)]
+struct Forgotten {
+    calls: usize,
+}
+
+/// Takes a recipient out of the files, for one who was erased.
+async fn forget(State(Api(api)): State<Api>, Json(Forget { to }): Json<Forget>) -> Response {
+    let forgetting = tokio::task::spawn_blocking(move || api.ledger.forget(&to)).await;
+    match forgetting {
+        Ok(Ok(calls)) => Json(Forgotten { calls }).into_response(),
+        Ok(Err(_)) | Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
 }
 
 /// Makes something come from the other side.

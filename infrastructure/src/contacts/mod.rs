@@ -10,8 +10,8 @@ mod queries;
 
 pub use self::audience::{AudienceMember, audience_member, audience_page};
 pub use self::import::{
-    FileContent, FileFault, ImportError, ImportOptions, ImportProgress, ImportReport, ImportStage, RowError, import,
-    read_file,
+    FileContent, FileFault, ImportError, ImportOptions, ImportProgress, ImportReport, ImportStage, RowError,
+    SUPPRESSED, import, read_file,
 };
 pub use self::position::is_being_changed;
 pub use self::queries::{

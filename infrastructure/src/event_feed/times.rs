@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use domain::aggregate::Position;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,9 @@ use super::feed::EventFeed;
 use crate::clock::Clock;
 
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
+/// A mark lies behind the clock, by a moment or by the time that a slow writer takes: a sample tells only by so much
+/// later that everything of an instant lies below it.
+const MARK_LAG_MAX: TimeDelta = TimeDelta::minutes(10);
 
 /// Takes the samples.
 pub struct LogTimes {
@@ -61,9 +64,10 @@ pub async fn position_at(pool: &PgPool, instant: DateTime<Utc>) -> Result<Positi
     let bracket = sqlx::query!(
         r#"SELECT coalesce((SELECT position FROM log_times WHERE at <= $1 ORDER BY at DESC, position DESC LIMIT 1), 0)
                       AS "low!",
-                  coalesce((SELECT position FROM log_times WHERE at > $1 ORDER BY at, position LIMIT 1),
+                  coalesce((SELECT position FROM log_times WHERE at > $2 ORDER BY at, position LIMIT 1),
                            (SELECT max(position) FROM events), 0) AS "high!""#,
         instant,
+        instant + MARK_LAG_MAX,
     )
     .fetch_one(pool)
     .await?;

@@ -70,7 +70,7 @@ macro_rules! select {
     ($condition:literal, $($argument:expr),+ $(,)?) => {
         sqlx::query_as!(
             Record,
-            r#"SELECT m.id, m.run_id, m.contact_id, coalesce(p.phone, c.phone) AS phone,
+            r#"SELECT m.id, m.run_id, m.contact_id, coalesce(nullif(p.phone, ''), c.phone) AS phone,
                       r.template_name AS "template_name?", r.language AS "language?", m.sender_id,
                       s.phone_number_id AS "sender_phone_number_id?", m.status, m.attempts, m.reason, m.error_code,
                       m.queued_at, m.sent_at, m.delivered_at, m.read_at, m.position

@@ -1,5 +1,6 @@
 use domain::aggregate::Position;
 use domain::phone;
+use infrastructure::event_feed::HighWaterMark;
 use projections::audit::{Audit, AuditKind, AuditedEvent, Change, audit, changes};
 use serde::Serialize;
 use sqlx::PgPool;
@@ -11,6 +12,8 @@ use super::super::installation::Installation;
 use super::super::output::{Align, Output, Table, count, instant};
 use super::super::status::zone_of_all;
 use super::{instant_of, position_of};
+
+const STALL_WARNING: std::time::Duration = std::time::Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub struct AggregateArgs {
@@ -59,7 +62,7 @@ async fn show(
     zone: &str,
 ) -> anyhow::Result<()> {
     let as_of = match as_of {
-        Some(text) => position_of(pool, &instant_of(pool, text).await?).await?,
+        Some(text) => position_of(pool, &instant_of(pool, text).await?).await?.min(last_position(pool).await?),
         None => last_position(pool).await?,
     };
     let found = find(pool, kind, id, as_of).await?;
@@ -91,7 +94,7 @@ async fn diff(pool: &PgPool, kind: AuditKind, id: Uuid, span: &str, out: Output,
             .next("write them with two dots between them: --diff 100..200")
     })?;
     let from = position_of(pool, &instant_of(pool, from).await?).await?;
-    let to = position_of(pool, &instant_of(pool, to).await?).await?;
+    let to = position_of(pool, &instant_of(pool, to).await?).await?.min(last_position(pool).await?);
     if from > to {
         return Err(UsageError::new("the first of the two lies behind the second").next("exchange them").into());
     }
@@ -156,8 +159,9 @@ async fn find(pool: &PgPool, kind: AuditKind, id: Uuid, as_of: Position) -> anyh
     found.ok_or_else(|| Failure::new(format!("the log knows no {what} {id}")).into())
 }
 
-async fn last_position(pool: &PgPool) -> Result<Position, sqlx::Error> {
-    Ok(sqlx::query_scalar!("SELECT max(position) FROM events").fetch_one(pool).await?.unwrap_or(0))
+/// The high-water mark: nothing at or below it can still appear, so the same question has the same answer later.
+async fn last_position(pool: &PgPool) -> anyhow::Result<Position> {
+    Ok(HighWaterMark::new(pool.clone(), STALL_WARNING).advance().await?)
 }
 
 /// A number may be one of several tenants' contacts.

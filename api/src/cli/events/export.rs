@@ -81,12 +81,7 @@ pub(super) async fn run(args: &ExportArgs, installation: &Installation, context:
     writer.flush()?;
     writer.get_ref().sync_all()?;
     progress.finish();
-    let in_log = log::count(pool, &filter, begin, until).await?;
-    if in_log != written {
-        return Err(Failure::new(format!("the file has {written} events, but the log has {in_log} in this stretch"))
-            .next("export again without --resume, into another file")
-            .into());
-    }
+    complete(pool, &filter, begin, until, written).await?;
     let answer = ExportAnswer { file: path.clone(), events: written, position: until };
     context.out.answer(&answer, |_| {
         format!(
@@ -105,15 +100,33 @@ async fn to_stdout(
     until: Position,
     context: &Context,
 ) -> anyhow::Result<()> {
-    let mut after = begin;
+    let (mut after, mut written) = (begin, 0);
     while after < until {
         let page = log::page(pool, filter, after, until, PAGE, SCAN_MAX).await?;
         for event in &page.events {
             context.out.line(&line_of(event)?);
+            written += 1;
         }
         after = page.next_after;
     }
-    Ok(())
+    complete(pool, filter, begin, until, written).await
+}
+
+/// An export that has left something out must not look complete.
+async fn complete(
+    pool: &sqlx::PgPool,
+    filter: &log::EventFilter,
+    begin: Position,
+    until: Position,
+    written: i64,
+) -> anyhow::Result<()> {
+    let in_log = log::count(pool, filter, begin, until).await?;
+    if in_log == written {
+        return Ok(());
+    }
+    Err(Failure::new(format!("{written} events were written, but the log has {in_log} in this stretch"))
+        .next("export again without --resume, into another file")
+        .into())
 }
 
 /// Answers the file, the position behind which to go on, and the events that are in it already.

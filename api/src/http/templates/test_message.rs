@@ -11,7 +11,7 @@ use domain::ids::{MessageId, RunId, SenderId};
 use domain::message::{Lane, MessageCommand, OnUnknown};
 use domain::phone::{self, Phone};
 use domain::template::{FillError, Template as Content};
-use infrastructure::contacts::ensure_contact;
+use infrastructure::contacts::{SUPPRESSED, ensure_contact};
 use infrastructure::event_store::{Addressed, Attachment, RecipientRow};
 use infrastructure::templates::Template;
 use serde::Serialize;
@@ -163,6 +163,9 @@ async fn send(
     let now = state.clock.now();
     let tenant = caller.tenant.id;
     let sender = senders::serving(state, caller, message.sender_id).await?;
+    if state.eraser.suppressed(tenant).await?.contains(&message.to) {
+        return Err(Problem::field("to", SUPPRESSED));
+    }
     let contact_id = ensure_contact(&state.pool, tenant, &message.to, now).await?;
     let run_id = RunId::of_test(template.id, Uuid::new_v4(), now);
     let message_id = MessageId::of(run_id, contact_id, now);

@@ -29,6 +29,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 pub use self::fault::{FileFault, ImportError, RowError};
 use self::header::Layout;
 use self::reading::{PIECES_WAITING_MAX, Tally};
+pub use self::rows::SUPPRESSED;
+use crate::erasure::Suppressed;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -36,11 +38,13 @@ pub struct ImportOptions {
     pub max_bytes: u64,
     /// How many rejected rows the report lists; further ones are only counted.
     pub errors_listed_max: usize,
+    /// Numbers that are rejected because their owners were erased.
+    pub suppressed: Suppressed,
 }
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { max_bytes: 1024 * 1024 * 1024, errors_listed_max: 1000 }
+        Self { max_bytes: 1024 * 1024 * 1024, errors_listed_max: 1000, suppressed: Suppressed::default() }
     }
 }
 
@@ -97,7 +101,7 @@ pub async fn import(
 
     let mut transaction = pool.begin().await?;
     store::create_staging_in_tx(&mut transaction).await?;
-    let tally = stage_in_tx(&mut transaction, file, layout, options.errors_listed_max, &|bytes_read, rows| {
+    let tally = stage_in_tx(&mut transaction, file, layout, options, &|bytes_read, rows| {
         report(ImportStage::Reading, bytes_read, rows);
     })
     .await?;
@@ -132,11 +136,12 @@ pub struct FileContent {
 
 /// Both passes over a file, without a database. Holds all its lines in memory.
 pub fn read_file(file: &Path, errors_listed_max: usize) -> Result<FileContent, ImportError> {
+    let options = ImportOptions { errors_listed_max, ..ImportOptions::default() };
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
     std::thread::scope(|scope| {
         let pass = scope.spawn(move || {
             let layout = reading::check(file, &sender)?;
-            reading::read(file, &layout, errors_listed_max, &sender)
+            reading::read(file, &layout, &options, &sender)
         });
         let mut lines = Vec::new();
         while let Some(piece) = pieces.blocking_recv() {
@@ -162,13 +167,14 @@ async fn stage_in_tx(
     connection: &mut PgConnection,
     file: &Path,
     layout: Layout,
-    errors_listed_max: usize,
+    options: &ImportOptions,
     progress: &(impl Fn(u64, u64) + Sync),
 ) -> Result<Tally, ImportError> {
     let mut copy = connection.copy_in_raw(store::COPY).await?;
     let (sender, mut pieces) = mpsc::channel(PIECES_WAITING_MAX);
     let path = file.to_owned();
-    let pass = spawn_blocking(move || reading::read(&path, &layout, errors_listed_max, &sender));
+    let options = options.clone();
+    let pass = spawn_blocking(move || reading::read(&path, &layout, &options, &sender));
     while let Some(piece) = pieces.recv().await {
         if !piece.lines.is_empty() {
             copy.send(piece.lines).await?;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tokio::sync::mpsc;
 
+use super::ImportOptions;
 use super::fault::{ImportError, RowError};
 use super::header::{Layout, read_layout};
 use super::records::{Record, RecordReader};
@@ -51,11 +52,11 @@ pub(super) fn check(path: &Path, pieces: &mpsc::Sender<Piece>) -> Result<Layout,
 pub(super) fn read(
     path: &Path,
     layout: &Layout,
-    errors_listed_max: usize,
+    options: &ImportOptions,
     pieces: &mpsc::Sender<Piece>,
 ) -> Result<Tally, ImportError> {
     let mut records = RecordReader::open(path, layout.encoding, layout.delimiter)?;
-    let mut writer = RowWriter::new(layout);
+    let mut writer = RowWriter::new(layout, &options.suppressed);
     let mut record = Record::default();
     let mut lines = Vec::with_capacity(PIECE_BYTES);
     let mut tally = Tally::default();
@@ -64,7 +65,7 @@ pub(super) fn read(
         tally.rows += 1;
         if let Err(error) = writer.write(records.row(), &record, &mut lines) {
             tally.rejected += 1;
-            if tally.errors.len() < errors_listed_max {
+            if tally.errors.len() < options.errors_listed_max {
                 tally.errors.push(error);
             } else {
                 tally.errors_omitted += 1;

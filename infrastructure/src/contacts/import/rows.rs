@@ -9,7 +9,11 @@ use domain::phone;
 use super::fault::RowError;
 use super::header::{Column, Layout, Role};
 use super::records::Record;
+use crate::erasure::Suppressed;
 
+/// Said of a number whose owner was erased.
+pub const SUPPRESSED: &str = "the owner of this number was erased on request and is not taken up again; if the person has \
+    agreed anew: ektola contacts readmit NUMBER";
 const SEGMENT_CHARACTERS_MAX: usize = 100;
 /// How people say whether a contact agreed: in English, in short, and in the languages of India.
 const YES: [&str; 18] = [
@@ -42,14 +46,15 @@ const SEGMENT_SEPARATORS: [char; 3] = [';', '|', ','];
 
 pub(super) struct RowWriter<'a> {
     columns: &'a [Column],
+    suppressed: &'a Suppressed,
     attributes: Vec<u8>,
     segments: Vec<u8>,
     opt_in: Option<bool>,
 }
 
 impl<'a> RowWriter<'a> {
-    pub(super) fn new(layout: &'a Layout) -> Self {
-        Self { columns: &layout.columns, attributes: Vec::new(), segments: Vec::new(), opt_in: None }
+    pub(super) fn new(layout: &'a Layout, suppressed: &'a Suppressed) -> Self {
+        Self { columns: &layout.columns, suppressed, attributes: Vec::new(), segments: Vec::new(), opt_in: None }
     }
 
     /// Appends `row number, phone, attributes, segments, opt-in` to `lines`; nothing if the row is rejected.
@@ -113,7 +118,11 @@ impl<'a> RowWriter<'a> {
             }
             match &column.role {
                 Role::Phone => {
-                    found = Some(phone::normalize(&cell).map_err(|error| (Some(index), error.to_string()))?);
+                    let phone = phone::normalize(&cell).map_err(|error| (Some(index), error.to_string()))?;
+                    if self.suppressed.contains(&phone) {
+                        return Err((Some(index), SUPPRESSED.to_owned()));
+                    }
+                    found = Some(phone);
                 }
                 _ if cell.is_empty() => {}
                 Role::Segments => {

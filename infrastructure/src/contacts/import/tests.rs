@@ -7,6 +7,10 @@ use crate::contacts::import::header::{Role, read_layout};
 use crate::contacts::import::records::{CELL_BYTES_MAX, COLUMNS_MAX, Record, RecordReader};
 use crate::contacts::import::text::Encoding;
 
+fn listing(errors_listed_max: usize) -> ImportOptions {
+    ImportOptions { errors_listed_max, ..ImportOptions::default() }
+}
+
 fn file(bytes: &[u8]) -> NamedTempFile {
     let mut file = NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
@@ -42,7 +46,7 @@ fn cells(bytes: &[u8]) -> Result<Vec<Vec<String>>, ImportError> {
 fn staged(bytes: &[u8]) -> (String, Tally) {
     let layout = checked(bytes).unwrap();
     let (sender, mut pieces) = mpsc::channel(100);
-    let tally = reading::read(file(bytes).path(), &layout, 1000, &sender).unwrap();
+    let tally = reading::read(file(bytes).path(), &layout, &ImportOptions::default(), &sender).unwrap();
     drop(sender);
     let mut lines = Vec::new();
     while let Ok(piece) = pieces.try_recv() {
@@ -297,7 +301,7 @@ fn only_so_many_errors_are_listed() {
     let bytes = b"phone\n1\n2\n3\n9876543210\n5\n";
     let layout = checked(bytes).unwrap();
     let (sender, _pieces) = mpsc::channel(10);
-    let tally = reading::read(file(bytes).path(), &layout, 2, &sender).unwrap();
+    let tally = reading::read(file(bytes).path(), &layout, &listing(2), &sender).unwrap();
     assert_eq!((tally.rows, tally.rejected, tally.errors_omitted), (5, 4, 2));
     assert_eq!(tally.errors.iter().map(|error| error.row).collect::<Vec<_>>(), [2, 3]);
 }
@@ -308,7 +312,7 @@ fn reading_ends_when_nobody_takes_the_rows() {
     let layout = checked(bytes).unwrap();
     let (sender, pieces) = mpsc::channel(1);
     drop(pieces);
-    assert!(matches!(reading::read(file(bytes).path(), &layout, 1, &sender), Err(ImportError::Io(_))));
+    assert!(matches!(reading::read(file(bytes).path(), &layout, &listing(1), &sender), Err(ImportError::Io(_))));
 }
 
 #[test]
