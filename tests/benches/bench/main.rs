@@ -8,9 +8,11 @@
 //! own. Keys of the engine's configuration (`EKTOLA_MESSAGES__BATCH_MAX=…`) reach the engine and are in the report.
 
 mod append;
+mod audit;
 mod ceiling;
 mod end_to_end;
 mod engine;
+mod explain;
 mod facts;
 mod fan_out;
 mod growth;
@@ -60,12 +62,23 @@ enum Part {
     FanOut,
     Growth,
     Rebuild,
+    Explain,
+    Audit,
 }
 
 impl Part {
     /// In the order in which they are run.
-    const ALL: [Self; 7] =
-        [Self::Append, Self::EndToEnd, Self::Webhooks, Self::Pacing, Self::FanOut, Self::Growth, Self::Rebuild];
+    const ALL: [Self; 9] = [
+        Self::Append,
+        Self::EndToEnd,
+        Self::Webhooks,
+        Self::Pacing,
+        Self::FanOut,
+        Self::Growth,
+        Self::Rebuild,
+        Self::Explain,
+        Self::Audit,
+    ];
 
     /// The first word of its keys.
     fn name(self) -> &'static str {
@@ -77,12 +90,14 @@ impl Part {
             Self::FanOut => "fan_out",
             Self::Growth => "growth",
             Self::Rebuild => "rebuild",
+            Self::Explain => "explain",
+            Self::Audit => "audit",
         }
     }
 
     fn needs_rabbitmq(self) -> bool {
         match self {
-            Self::Append | Self::Webhooks => false,
+            Self::Append | Self::Webhooks | Self::Explain | Self::Audit => false,
             Self::EndToEnd | Self::Pacing | Self::FanOut | Self::Growth | Self::Rebuild => true,
         }
     }
@@ -97,6 +112,8 @@ impl Part {
             Self::FanOut => fan_out::measure(site, figures).await,
             Self::Growth => growth::measure(site, figures).await,
             Self::Rebuild => rebuild::measure(site, figures).await,
+            Self::Explain => explain::measure(site, figures).await,
+            Self::Audit => audit::measure(site, figures).await,
         }
     }
 }

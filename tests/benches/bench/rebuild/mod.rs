@@ -112,7 +112,7 @@ fn listed(answer: &Value) -> Result<&Vec<Value>> {
 }
 
 /// The limit: the columns that a projection needs, in the order of the log, decoded by nobody. Answers the seconds.
-async fn select_all(database: &Database, events: f64) -> Result<f64> {
+pub(crate) async fn select_all(database: &Database, events: f64) -> Result<f64> {
     let mut connection = database.connect().await?;
     let began = Instant::now();
     let mut rows = sqlx::query!(
