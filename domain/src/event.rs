@@ -208,7 +208,7 @@ mod tests {
             ("MarketingStopped", "2", &stopped, "which this release does not know"),
             ("MarketingStopped", "0.1", &broken, "by is missing"),
             ("MarketingStopped", "0.2", &broken, "does not have the shape"),
-            ("OptedOut", "0.1", &stopped, "which this release does not know"),
+            ("OptedOut", "2", &stopped, "which this release does not know"),
             ("OptedOut", "1", &stopped, "is that of MarketingStopped"),
             ("MessageSent", "1", &stopped, "has no event"),
         ] {

@@ -89,7 +89,8 @@ mod tests {
             tokio::time::advance(Duration::from_millis(100)).await;
             pace.rest().await;
             let turn = before.elapsed().as_millis();
-            assert_eq!(turn, if busy { 303 } else { 100 });
+            // A timer of tokio ends on the next whole millisecond.
+            assert!(if busy { (303..=304).contains(&turn) } else { turn == 100 }, "{turn} ms");
         }
     }
 

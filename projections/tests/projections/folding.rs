@@ -276,7 +276,9 @@ async fn the_overview_adds_up_and_shows_how_far_each_subscription_has_come() {
         assert_eq!((overview.ready, overview.later, overview.next_due_at, overview.parked), (1, 2, Some(at(40)), 0));
         assert_eq!(overview.log_position, last_position(world.pool()).await);
         let names: Vec<&str> = overview.subscriptions.iter().map(|subscription| subscription.name.as_str()).collect();
-        assert_eq!(names, ["projection:campaigns", "projection:messages", "projection:runs"]);
+        let expected =
+            ["activity", "billing", "campaigns", "messages", "runs"].map(|name| format!("projection:{name}"));
+        assert_eq!(names, expected);
         for subscription in overview.subscriptions {
             assert_eq!(subscription.lag, overview.log_position - subscription.position);
         }
