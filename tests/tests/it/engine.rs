@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::turn::Turn;
+
 pub(crate) const APP_SECRET: &str = "secret-of-the-tests";
 pub(crate) const PHONE_NUMBER_ID: &str = "100000000000101";
 const ACCESS_TOKEN: &str = "access-token-of-the-tests";
@@ -53,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) settings: &'static [(&'static str, &'static str)],
     /// A broker of the test's own, instead of a vhost of the node that all tests share.
     pub(crate) broker_url: Option<String>,
+    /// The test judges times: no other runs beside it.
+    pub(crate) alone: bool,
 }
 
 impl Default for Options {
@@ -66,6 +70,7 @@ impl Default for Options {
             roles: Role::all(),
             settings: &[],
             broker_url: None,
+            alone: false,
         }
     }
 }
@@ -83,6 +88,8 @@ pub(crate) struct Engine {
     sandbox_stop: CancellationToken,
     broker_url: Option<String>,
     data: TempDir,
+    /// The last to be dropped.
+    _turn: Turn,
 }
 
 impl Engine {
@@ -91,6 +98,7 @@ impl Engine {
     }
 
     pub(crate) async fn start_with(options: Options) -> Self {
+        let turn = if options.alone { Turn::alone().await } else { Turn::beside_others().await };
         let database = TestDatabase::create().await;
         let broker_url = match (&options.broker_url, options.queue) {
             (Some(url), _) => Some(url.clone()),
@@ -133,6 +141,7 @@ impl Engine {
             sandbox_stop,
             broker_url,
             data,
+            _turn: turn,
         }
     }
 

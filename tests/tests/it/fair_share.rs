@@ -51,7 +51,8 @@ async fn activated(engine: &Engine, template: &str, segment: &str, kind: &str, s
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_run_is_sent_within_seconds_while_a_large_one_is_under_way() {
-    let engine = Engine::start_with(Options { queue: Queue::Rabbitmq, rate: 80, ..Options::default() }).await;
+    let options = Options { queue: Queue::Rabbitmq, rate: 80, alone: true, ..Options::default() };
+    let engine = Engine::start_with(options).await;
     contacts(&engine).await;
     let (number, other) = (engine.sender().await, engine.add_number(OTHER_NUMBER, 80).await);
     let template = engine.template().await;

@@ -61,7 +61,9 @@ async fn every_connection_to_the_database_is_cut_again_and_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_queue_is_lost_on_rabbitmq() {
-    let (engine, reminders) = running(Queue::Rabbitmq, 240).await;
+    /// Enough for both runs to be under way when the queues are lost.
+    const CONTACTS: u32 = 400;
+    let (engine, reminders) = running(Queue::Rabbitmq, CONTACTS).await;
     let template = engine.get("/v1/templates").await["items"][0]["id"].as_str().unwrap().to_owned();
     let offers = engine.campaign_on(&template, |campaign| campaign["campaign_type"] = json!("marketing")).await;
     engine.activate(&offers).await;
@@ -78,14 +80,14 @@ async fn every_queue_is_lost_on_rabbitmq() {
     for run in [&reminders, &offers] {
         engine
             .run_when(run, "every contact has read its message", |run| {
-                run["status"] == "completed" && run["counts"]["read"] == 240
+                run["status"] == "completed" && run["counts"]["read"] == CONTACTS
             })
             .await;
     }
     engine.quiet().await;
     let ledger = engine.ledger().await;
     // Each contact gets the reminder and the offer, as two messages.
-    assert_eq!((&ledger["accepted"], &ledger["doubled"]), (&json!(480), &json!(0)));
+    assert_eq!((&ledger["accepted"], &ledger["doubled"]), (&json!(2 * CONTACTS), &json!(0)));
     engine.stop().await;
 }
 

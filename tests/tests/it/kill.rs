@@ -14,6 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::engine::{id_of, send};
+use crate::turn::Turn;
 
 /// The binary beside the test's own; `make test` builds it first.
 pub(crate) fn binary() -> PathBuf {
@@ -100,6 +101,7 @@ impl Drop for Dev {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_half_way_it_ends_in_the_same_counts_with_nothing_doubled() {
+    let _turn = Turn::beside_others().await;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let engine = Dev::start(&data, "127.0.0.1:0").await;
@@ -140,15 +142,20 @@ async fn killed_half_way_it_ends_in_the_same_counts_with_nothing_doubled() {
         assert_eq!(engine.token, token, "the token stays the same for a folder");
     }
 
-    // What a run that nobody killed ends in: 4 in 100 stay delivered or fail, by the last digits of the number.
-    let ledger = wait::until(Duration::from_secs(120), "the run is completed and every status has come", async || {
+    // What a run that nobody killed ends in: 4 in 100 stay delivered or fail, by the last digits of the number. A call that
+    // was marked as begun when the process died, but had not left, stays unknown: it is never made again on a guess.
+    let ended = wait::until(Duration::from_secs(120), "the run is completed and every status has come", async || {
         let run = engine.request(Method::GET, &run, None).await;
         let (status, ledger) = send(engine.http.get(format!("{}/_ledger", engine.sandbox))).await;
         assert_eq!(status, StatusCode::OK);
-        let counts = ["read", "delivered", "failed"].map(|status| run["counts"][status].as_u64().unwrap());
-        (run["status"] == "completed" && counts == [384, 8, 8] && ledger["statuses_owed"] == 0).then_some(ledger)
+        let counts = ["read", "delivered", "failed", "unknown"].map(|status| run["counts"][status].as_u64().unwrap());
+        let all = counts.iter().sum::<u64>() == 400 && counts[1] <= 8 && ledger["statuses_owed"] == 0;
+        (run["status"] == "completed" && all).then_some((counts, ledger))
     })
     .await;
-    assert_eq!((&ledger["accepted"], &ledger["doubled"]), (&json!(400), &json!(0)));
+    let ([read, _, failed, unknown], ledger) = ended;
+    assert!(read <= 384 && failed <= 8, "{read} read, {failed} failed");
+    assert!(unknown <= 4, "{unknown} unknown: more than two kills can leave between a mark and its bytes");
+    assert_eq!((&ledger["accepted"], &ledger["doubled"]), (&json!(400 - unknown), &json!(0)));
     engine.stop().await;
 }

@@ -26,5 +26,6 @@ mod sandbox_process;
 mod six_kills;
 mod templates;
 mod trouble;
+mod turn;
 mod webhooks;
 mod why;

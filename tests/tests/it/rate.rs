@@ -22,7 +22,8 @@ const LEASE_TTL_MS: f64 = 5_000.0;
 async fn waiting_run(rate: u32, contacts: u32) -> (Engine, String) {
     let mut roles: BTreeSet<Role> = Role::all();
     roles.remove(&Role::Dispatcher);
-    let engine = Engine::start_with(Options { queue: Queue::Rabbitmq, rate, roles, ..Options::default() }).await;
+    let options = Options { queue: Queue::Rabbitmq, rate, roles, alone: true, ..Options::default() };
+    let engine = Engine::start_with(options).await;
     engine.contacts("gold", contacts).await;
     let campaign = engine.campaign(|_| {}).await;
     engine.activate(&campaign).await;

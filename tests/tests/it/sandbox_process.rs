@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::kill::binary;
+use crate::turn::Turn;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -104,6 +105,7 @@ async fn keep(request: Request<Incoming>, kept: Posted) -> hyper::Result<Respons
 /// Two hundred calls of which many come to grief, a kill in the midst of the statuses, and the same ledger again.
 #[tokio::test]
 async fn a_scenario_survives_a_kill_with_one_line_for_each_accepted_call() {
+    let _turn = Turn::beside_others().await;
     let data = tempfile::tempdir().unwrap();
     let (url, posted) = receiver().await;
     let arguments = ["--scenario", "lost-answers", "--seed", "3", "--latency-ms", "0"];
