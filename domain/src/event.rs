@@ -33,6 +33,9 @@ pub enum Event {
     Consent(ConsentEvent),
 }
 
+/// The aggregates as they are stored.
+pub const AGGREGATE_TYPES: [&str; 4] = ["Campaign", "CampaignRun", "Message", "Consent"];
+
 /// Why a stored event cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -81,13 +84,8 @@ impl Event {
         version: &str,
         payload: &str,
     ) -> Result<Self, DecodeError> {
-        let known = match aggregate_type {
-            "Campaign" => CampaignEvent::STORED_VERSIONS,
-            "CampaignRun" => CampaignRunEvent::STORED_VERSIONS,
-            "Message" => MessageEvent::STORED_VERSIONS,
-            "Consent" => ConsentEvent::STORED_VERSIONS,
-            other => return Err(DecodeError::UnknownAggregate(other.to_owned())),
-        };
+        let known = Self::stored_versions(aggregate_type)
+            .ok_or_else(|| DecodeError::UnknownAggregate(aggregate_type.to_owned()))?;
         let Some((name, present)) = known.iter().find(|(name, _)| *name == event_type) else {
             let (aggregate_type, event_type) = (aggregate_type.to_owned(), event_type.to_owned());
             return Err(DecodeError::UnknownType { aggregate_type, event_type });
@@ -113,6 +111,17 @@ impl Event {
             Ok(event)
         } else {
             Err(DecodeError::OtherPayload { event_type: event_type.to_owned(), found })
+        }
+    }
+
+    /// The stored names of an aggregate's events, each with its present version; `None`: there is no such aggregate.
+    pub fn stored_versions(aggregate_type: &str) -> Option<&'static [(&'static str, &'static str)]> {
+        match aggregate_type {
+            "Campaign" => Some(CampaignEvent::STORED_VERSIONS),
+            "CampaignRun" => Some(CampaignRunEvent::STORED_VERSIONS),
+            "Message" => Some(MessageEvent::STORED_VERSIONS),
+            "Consent" => Some(ConsentEvent::STORED_VERSIONS),
+            _ => None,
         }
     }
 

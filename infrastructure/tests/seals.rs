@@ -2,15 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test needs and does not get is its failure")]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use domain::aggregate::Position;
 use infrastructure::clock::Clock;
 use infrastructure::seals::{
     DifferenceKind, Head, Proof, ProofError, PublicKey, SealKey, Sealer, SealerConfig, VerifyReport, check, last_seal,
     prove, verify,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use sqlx::{Executor, PgPool};
 use test_kit::postgres::TestDatabase;
 use uuid::Uuid;
@@ -130,7 +133,7 @@ async fn the_canonical_bytes_cover_every_column() {
         tenant_id: TENANT,
         recorded_at: chrono::DateTime::UNIX_EPOCH,
     };
-    let document: serde_json::Value = serde_json::from_slice(&row.canonical()).unwrap();
+    let document: Value = serde_json::from_slice(&row.canonical()).unwrap();
     let sealed: Vec<&String> = document.as_object().unwrap().keys().collect();
     assert_eq!(sealed, columns.iter().collect::<Vec<_>>());
     database.close().await;
@@ -309,6 +312,54 @@ async fn a_proof_of_a_message_is_checked_without_the_database_and_a_forged_one_i
     assert!(matches!(forged, ProofError::Malformed { number: 1, .. }));
     assert_eq!(change(&|proof| proof.format = "another".to_owned()), ProofError::Format);
     assert!(PublicKey::parse("not a key").is_none());
+}
+
+/// Reads `docs/example-proof.json` as `docs/seals.md` says, with nothing of the engine: what anybody else would write.
+#[test]
+fn the_example_of_the_documentation_is_checked_by_a_reader_written_from_its_text() {
+    let described = include_str!("../../docs/seals.md");
+    let example = include_str!("../../docs/example-proof.json");
+    let proof: Value = serde_json::from_str(example).unwrap();
+    let hash = |prefix: u8, parts: &[&[u8]]| {
+        let start = Sha256::new().chain_update([prefix]);
+        parts.iter().fold(start, |hash, part| hash.chain_update(part)).finalize().to_vec()
+    };
+    let bytes = |value: &Value| -> Vec<u8> {
+        let digits = value.as_str().unwrap();
+        (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect()
+    };
+    let events = proof["events"].as_array().unwrap();
+    assert_eq!(events.len(), 5);
+    let mut headers: BTreeMap<u32, (String, Value)> = BTreeMap::new();
+    for event in events {
+        let text = event["event"].as_str().unwrap();
+        let start = hash(0, &[text.as_bytes()]);
+        let root = event["path"].as_array().unwrap().iter().fold(start, |below, step| match step["side"].as_str() {
+            Some("left") => hash(1, &[&bytes(&step["hash"]), &below]),
+            Some("right") => hash(1, &[&below, &bytes(&step["hash"])]),
+            _ => panic!("{step}"),
+        });
+        assert_eq!(root, bytes(&event["header"]["root"]), "{text}");
+        // An object of ASCII texts alone, by the order of their names and without spaces, is in its canonical form.
+        let fields: BTreeMap<String, String> = serde_json::from_value(event["header"].clone()).unwrap();
+        let header = serde_json::to_string(&fields).unwrap();
+        let key = UnparsedPublicKey::new(&ED25519, bytes(&event["header"]["public_key"]));
+        key.verify(header.as_bytes(), &bytes(&event["signature"])).unwrap();
+        let row: Value = serde_json::from_str(text).unwrap();
+        assert_eq!((&row["aggregate_type"], &row["aggregate_id"]), (&proof["aggregate_type"], &proof["aggregate_id"]));
+        let hexadecimal = |hash: Vec<u8>| hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let [leaf, root, hashed] = [hash(0, &[text.as_bytes()]), root, hash(2, &[header.as_bytes()])].map(hexadecimal);
+        if row["event_type"] == "MessageQueued" {
+            for shown in [&leaf, &root, &hashed] {
+                assert!(described.contains(shown), "docs/seals.md does not show {shown}");
+            }
+        }
+        let number = fields["number"].parse().unwrap();
+        headers.insert(number, (hashed, event["header"]["previous"].clone()));
+    }
+    assert_eq!(headers[&2].1, json!(headers[&1].0), "the second seal names the first");
+    let key = PublicKey::parse(events[0]["header"]["public_key"].as_str().unwrap()).unwrap();
+    assert_eq!(check(&serde_json::from_str(example).unwrap(), Some(&key)).unwrap().events, 5);
 }
 
 #[tokio::test]

@@ -22,15 +22,6 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-fn versions_of(aggregate: &str) -> &'static [(&'static str, &'static str)] {
-    match aggregate {
-        "Campaign" => domain::campaign::CampaignEvent::STORED_VERSIONS,
-        "CampaignRun" => domain::campaign_run::CampaignRunEvent::STORED_VERSIONS,
-        "Message" => domain::message::MessageEvent::STORED_VERSIONS,
-        _ => domain::consent::ConsentEvent::STORED_VERSIONS,
-    }
-}
-
 /// The text of `///`, on one line.
 fn doc_of(attributes: &[Attribute]) -> String {
     let lines = attributes.iter().filter_map(|attribute| match &attribute.meta {
@@ -85,7 +76,7 @@ fn catalogue() -> String {
         if !about.is_empty() {
             write!(text, "\n{about}\n").unwrap();
         }
-        for (stored, version) in versions_of(aggregate) {
+        for (stored, version) in domain::event::Event::stored_versions(aggregate).unwrap() {
             let variant = events.variants.iter().find(|variant| stored_name(&variant.attrs).as_deref() == Some(stored));
             let variant = variant.unwrap_or_else(|| panic!("{source} stores no {stored}"));
             write!(text, "\n### {stored}, version {version}\n").unwrap();

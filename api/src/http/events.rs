@@ -162,26 +162,25 @@ fn read(state: &ApiState, caller: &Caller, headers: &HeaderMap, uri: &Uri) -> An
 }
 
 fn filter(parameters: &mut Parameters, caller: &Caller, faults: &mut Faults) -> EventFilter {
-    let types = parameters.take("type").map(|text| text.split(',').map(|name| name.trim().to_owned()).collect());
-    let aggregate = parameters.take("aggregate");
-    let (aggregate_type, aggregate_id) = match aggregate.as_deref().map(|text| text.split_once('/')) {
-        None => (None, None),
-        Some(None) => (aggregate.clone(), None),
-        Some(Some((kind, id))) => (Some(kind.to_owned()), Some(id.to_owned())),
-    };
-    if let Some(kind) = &aggregate_type
-        && !["Campaign", "CampaignRun", "Message", "Consent"].contains(&kind.as_str())
+    let mut filter = EventFilter { tenant: Some(caller.tenant.id), ..EventFilter::default() };
+    if let Some(names) = parameters.take("type")
+        && let Err(reason) = filter.only_types(names.split(','))
     {
-        faults.push("aggregate", "must begin with Campaign, CampaignRun, Message or Consent");
+        faults.push("type", reason);
     }
-    let run = parameters.take("run").and_then(|text| {
+    if let Some(aggregate) = parameters.take("aggregate")
+        && let Err(reason) = filter.only_aggregate(&aggregate)
+    {
+        faults.push("aggregate", reason);
+    }
+    filter.run = parameters.take("run").and_then(|text| {
         let run = parse_id(&text);
         if run.is_none() {
             faults.push("run", "is not an id");
         }
         run
     });
-    EventFilter { tenant: Some(caller.tenant.id), types: types.unwrap_or_default(), aggregate_type, aggregate_id, run }
+    filter
 }
 
 /// The next page; if there is nothing yet, what comes within the time that the caller has.

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use domain::aggregate::Position;
+use domain::event::{AGGREGATE_TYPES, Event};
 use domain::ids::TenantId;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,6 +35,33 @@ pub struct EventFilter {
     pub aggregate_id: Option<String>,
     /// The run itself, its messages, and what triggered it.
     pub run: Option<Uuid>,
+}
+
+impl EventFilter {
+    /// Only events of these names.
+    pub fn only_types<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) -> Result<(), String> {
+        for name in names.into_iter().map(str::trim) {
+            let known = AGGREGATE_TYPES.into_iter().filter_map(Event::stored_versions).flatten();
+            if !known.clone().any(|(known, _)| *known == name) {
+                return Err(format!("no event is named {name:?}; docs/events.md lists them all"));
+            }
+            self.types.push(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Only those of an aggregate, as TYPE/ID, or of all of one type.
+    pub fn only_aggregate(&mut self, text: &str) -> Result<(), String> {
+        let (kind, id) = text.split_once('/').map_or((text, None), |(kind, id)| (kind, Some(id)));
+        if !AGGREGATE_TYPES.contains(&kind) {
+            return Err(format!("must be TYPE or TYPE/ID, where TYPE is one of {}", AGGREGATE_TYPES.join(", ")));
+        }
+        let id =
+            id.map(|id| id.parse::<Uuid>().map_err(|_| format!("{id:?} is not the id of a {kind}"))).transpose()?;
+        self.aggregate_type = Some(kind.to_owned());
+        self.aggregate_id = id.map(|id| id.to_string());
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

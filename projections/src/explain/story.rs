@@ -133,6 +133,16 @@ fn not_decided(facts: &Facts, run: &Run, segment: &str, zone: &str) -> Outcome {
         let sentence = format!("In segment {segment:?}, but the contact's data were erased at {}.", local(at, zone));
         return Outcome::new("not_reached", Some("erased"), sentence);
     }
+    // It cannot be, and whoever asks must hear of it rather than wait.
+    if run.later.iter().any(|told| matches!(told.event, CampaignRunEvent::AudienceResolved { .. })) {
+        let sentence = format!(
+            "In segment {segment:?}, but {} has resolved its audience without a decision about this contact. That is a fault \
+             of the engine; please report it with the output of `ektola audit run {}`.",
+            of_run(run),
+            run.id
+        );
+        return Outcome::new("not_reached", Some("not_decided"), sentence);
+    }
     let sentence = format!("In segment {segment:?}; {} is still working through its audience.", of_run(run));
     Outcome::new("resolving", Some("resolving"), sentence)
 }

@@ -1,23 +1,28 @@
 //! How fast the log is sealed and checked against its seals, by the shipped binary, against the bare SELECT of the same
-//! rows.
+//! rows; and what sealing costs those who write meanwhile.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 
+use crate::append::bulk::{self, Sealing};
 use crate::engine::Engine;
 use crate::installation::Installation;
 use crate::past;
 use crate::rebuild::select_all;
 use crate::report::Figures;
 use crate::site::Site;
+use crate::statistics::{percentile, sorted};
 use crate::table::number;
 
 /// Of 10,000 messages, 50,000 events each.
 const RUNS: u32 = 20;
 const SEALED_MAX: Duration = Duration::from_secs(240);
 const POLL: Duration = Duration::from_millis(100);
+/// Written with and without a sealer, taking turns.
+const WRITTEN_MESSAGES: u32 = 50_000;
+const TURNS: usize = 3;
 
 pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     let database = site.database().await?;
@@ -58,5 +63,15 @@ pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     let compared = "one that is sealed for the first time, beside an idle engine, with pauses";
     figures.row("audit.seal_events_per_s", sealing, "events/s", compared, None);
     figures.fact("audit.events", events);
+
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for turn in 1..=TURNS {
+        site.progress.show(format!("audit: writing with and without a sealer, {turn} of {TURNS}"));
+        alone.push(bulk::measure(site, site.scaled(WRITTEN_MESSAGES), Sealing::Off).await?);
+        beside.push(bulk::measure(site, site.scaled(WRITTEN_MESSAGES), Sealing::On).await?);
+    }
+    let (alone, beside) = (percentile(&sorted(&alone), 0.5), percentile(&sorted(&beside), 0.5));
+    let compared = format!("{} commands/s without a sealer, {} with one", number(alone), number(beside));
+    figures.row("audit.sealer_slowdown", alone / beside - 1.0, "of the time", compared, None);
     Ok(())
 }

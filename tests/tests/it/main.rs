@@ -29,3 +29,4 @@ mod trouble;
 mod turn;
 mod webhooks;
 mod why;
+mod why_held;

@@ -86,18 +86,14 @@ pub async fn run(command: EventsCommand, context: &Context) -> anyhow::Result<()
 impl FilterArgs {
     async fn read(&self, pool: &PgPool) -> anyhow::Result<EventFilter> {
         let tenant = tenant::named(pool, self.tenant.as_deref()).await?;
-        let (aggregate_type, aggregate_id) = match self.aggregate.as_deref().map(|text| text.split_once('/')) {
-            None => (None, None),
-            Some(None) => (self.aggregate.clone(), None),
-            Some(Some((kind, id))) => (Some(kind.to_owned()), Some(id.to_owned())),
-        };
-        Ok(EventFilter {
-            tenant: tenant.map(|tenant| tenant.id),
-            types: self.types.clone(),
-            aggregate_type,
-            aggregate_id,
-            run: self.run,
-        })
+        let mut filter =
+            EventFilter { tenant: tenant.map(|tenant| tenant.id), run: self.run, ..EventFilter::default() };
+        let wrong = |option: &'static str| move |reason| Failure::new(format!("{option}: {reason}"));
+        filter.only_types(self.types.iter().map(String::as_str)).map_err(wrong("--type"))?;
+        if let Some(aggregate) = &self.aggregate {
+            filter.only_aggregate(aggregate).map_err(wrong("--aggregate"))?;
+        }
+        Ok(filter)
     }
 }
 

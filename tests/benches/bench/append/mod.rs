@@ -1,7 +1,7 @@
 //! The write side alone: commands per second of the stock cqrs-es path and of ours, and the bare INSERT that neither can
 //! be faster than. All on the same table, with its trigger and indexes, in a fresh database each.
 
-mod bulk;
+pub(crate) mod bulk;
 mod callers;
 pub(crate) mod insert;
 mod lone;
@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 
+use self::bulk::Sealing;
 use self::callers::PathKind;
 use crate::life::STEPS;
 use crate::report::{Figures, Target};
@@ -29,7 +30,7 @@ pub(crate) async fn measure(site: &Site, figures: &mut Figures) -> Result<()> {
     measure_callers(site, PathKind::Ours, stock, figures).await?;
 
     site.progress.show("append.bulk");
-    let bulk = bulk::measure(site, messages).await.context("append.bulk")?;
+    let bulk = bulk::measure(site, messages, Sealing::Off).await.context("append.bulk")?;
     figures.row("append.bulk.commands_per_s", bulk, "commands/s", "the next two rows", None);
     let compared = format!("the stock path at its best: {} commands/s", number(stock));
     figures.row("append.bulk_vs_stock", bulk / stock, "times", compared, Some(Target::AtLeast(12.0)));
