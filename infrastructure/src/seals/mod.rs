@@ -7,6 +7,7 @@
 mod canonical;
 mod header;
 mod key;
+mod plain;
 mod proof;
 mod sealer;
 mod tree;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use domain::aggregate::Position;
 use domain::campaign_run::{Audience, CampaignRunEvent};
+use domain::consent::ConsentEvent;
 use domain::message::{MessageEvent, MessageStatus, ReleaseReason, SkipReason};
 use infrastructure::whatsapp::reactions::meaning;
 use jiff::Timestamp;
@@ -274,6 +275,9 @@ fn cancelled(facts: &Facts, run: &Run, name: &'static str, zone: &str) -> Outcom
     let word = facts.consent.iter().rev().find(|told| told.link.position > run.started.position);
     let ended = run.later.iter().any(|told| matches!(told.event, CampaignRunEvent::Cancelled { .. }));
     let (reason, why) = match (word, ended) {
+        (Some(word), false) if matches!(word.event, ConsentEvent::Erased { .. }) => {
+            ("erased", ": the contact's data were erased".to_owned())
+        }
         (Some(word), false) => ("consent", format!(": {}", word.link.text)),
         (_, true) => ("run_cancelled", ": the run was cancelled".to_owned()),
         (None, false) if stopped => ("consent", ": the contact wants no such messages".to_owned()),

@@ -75,7 +75,7 @@ async fn what_holds_a_message_and_what_ended_it_is_said() {
         (answer["outcome"] == "cancelled").then_some(answer)
     })
     .await;
-    assert_eq!(of_erased["reason"], "consent", "{of_erased}");
+    assert_eq!(of_erased["reason"], "erased", "{of_erased}");
     engine.post(&format!("/v1/campaigns/{campaign}/cancel"), &json!({})).await;
     let another = wait::until(SOON, "what waits is cancelled", async || {
         let messages = engine.get(&format!("/v1/messages?run={run}&status=cancelled&limit=1000")).await;
