@@ -55,7 +55,7 @@ async fn an_instant_leads_to_its_position_and_a_position_to_its_time() {
     let database = TestDatabase::create().await;
     assert_eq!(position_at(&database.pool, start()).await.unwrap(), 0);
     assert_eq!(time_of(&database.pool, 1).await.unwrap(), None);
-    let appended = log(&database.pool).await;
+    let appended = log(&database.owner).await;
     agrees(&database.pool, &appended).await;
     // A mark lies behind the clock, now by a little and now by minutes.
     for (number, (position, at)) in appended.iter().enumerate().step_by(9) {
